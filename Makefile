@@ -1,0 +1,52 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The extras whose packages requirements.txt pins.
+PINNED := keras lab dev
+UV ?= uv
+# The first Python here that the project supports; python3 where there is none, and the set-up then says so.
+PYTHON ?= $(shell for name in python3.12 python3.11 python3.13 python3 python; do \
+	"$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 \
+	&& { echo "$$name"; exit; }; done; echo python3)
+
+.PHONY: help demo test lab lint notebooks bench pins clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## Convert two networks and show both answers side by side (ARGS="--images DIR" for your pictures)
+	@$(BIN)/workbench demo $(ARGS)
+
+test: $(STAMP) ## Run the tests; fails below 90 % coverage
+	$(BIN)/python -m pytest --cov --durations=10 $(ARGS)
+
+lab: $(STAMP) ## Open the notebooks in JupyterLab, on this machine only
+	$(BIN)/jupyter lab --ip=127.0.0.1 $$([ "$$(id -u)" != 0 ] || echo --allow-root) notebooks/00_start_here.ipynb
+
+lint: $(STAMP) ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: $(STAMP) ## Run every notebook and compare its marked outputs
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+		--nbval-sanitize-with=notebooks/nbval_sanitize.cfg --durations=5 notebooks/*.ipynb
+
+bench: $(STAMP) ## Run every benchmark
+	@for script in benchmarks/[!_]*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+pins: ## Resolve requirements.txt again after a change in pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
+	$(UV) pip compile pyproject.toml --universal --python-version 3.11 $(PINNED:%=--extra %) \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.txt $(ARGS)
+
+clean: ## Remove the environment and all caches
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.txt pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null || \
+		{ echo "no Python was found (looked for $(PYTHON)); install Python 3.11, 3.12 or 3.13" >&2; exit 1; }
+	@"$(PYTHON)" scripts/setup_environment.py $(VENV)

@@ -1,0 +1,145 @@
+"""The command line: demo, convert, verify, doctor."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from workbench import __version__
+from workbench.errors import WorkbenchError
+
+EXIT_OK, EXIT_DIFFERENT, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+_EPILOG = """exit status: 0 all is well; 1 the answers differ, or something needed is missing (doctor);
+2 bad input or a missing package; 130 interrupted. Errors are one sentence; --debug adds the traceback."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Args:
+        arguments: the words after `workbench`; those of the process when None.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written was left behind", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        elif isinstance(error, WorkbenchError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            print(f"error: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
+        return EXIT_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = argparse.ArgumentParser(
+        prog="workbench",
+        description="Keras networks to ONNX and TensorRT: convert, compare side by side, measure.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"workbench {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_demo, _add_convert, _add_verify, _add_doctor):
+        add(commands, common)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    text = "Convert ResNet-50 and the segmentation network, run both forms, compare and draw."
+    parser = commands.add_parser("demo", parents=[common], help="the main job on built-in or own pictures", description=text)
+    parser.add_argument("--images", type=Path, metavar="DIR", help="your own pictures instead of the built-in ones")
+    parser.add_argument("-o", "--out", type=Path, default=Path("demo_output"), metavar="DIR", help="default: demo_output")
+    parser.add_argument(
+        "--weights",
+        choices=("imagenet", "random"),
+        default="imagenet",
+        help="of ResNet-50; imagenet comes from Keras's cache or the network, and falls back to random, saying so",
+    )
+    parser.set_defaults(run=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from workbench.demo import run_demo
+
+    result = run_demo(options.out, options.images, weights=options.weights)
+    for name, report in result.reports.items():
+        print(f"\n{name}: {report.to_text()}")
+    print("\nwritten:")
+    for path in result.files:
+        print(f"  {path}")
+    return EXIT_OK if result.passed else EXIT_DIFFERENT
+
+
+def _add_convert(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    text = "Convert a network to ONNX: batch dynamic, height and width fixed."
+    parser = commands.add_parser("convert", parents=[common], help="a Keras or TensorFlow network to ONNX", description=text)
+    parser.add_argument("model", help=".keras, .h5, SavedModel folder, frozen .pb, or: resnet50, fcn_vgg16")
+    parser.add_argument("output", type=Path, help="the .onnx file to write")
+    parser.add_argument("--spatial", nargs=2, type=int, metavar=("H", "W"), help="pixels, for a model that leaves them open")
+    parser.add_argument("--opset", type=int, default=17, help="ONNX operator set (default: 17)")
+    parser.add_argument("--pb", type=Path, help="also keep the frozen TensorFlow graph in this file")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from workbench.export.convert import convert
+
+    print(convert(options.model, options.output, spatial=options.spatial, opset=options.opset, pb_path=options.pb))
+    return EXIT_OK
+
+
+def _add_verify(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    text = "Run two forms of one network on the same inputs and judge whether the answers agree."
+    parser = commands.add_parser("verify", parents=[common], help="compare two forms of a network", description=text)
+    parser.add_argument("model", help="the reference: .keras, .h5, SavedModel folder, .pb, .onnx, resnet50 or fcn_vgg16")
+    parser.add_argument("other", help="what is judged, such as an .onnx file")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="pictures to judge on; built-in ones by default")
+    parser.add_argument(
+        "--preprocess",
+        choices=("unit", "raw", "cityscapes", "imagenet"),
+        default="unit",
+        help="pictures to inputs: -1..1, 0..255, minus Cityscapes' mean, or ResNet-50's BGR (default: unit)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
+    parser.set_defaults(run=_verify)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from workbench.files import atomic_path
+    from workbench.verify import verify
+
+    report = verify(options.model, options.other, images=options.images, preprocess=options.preprocess)
+    print(report.to_text())
+    if options.json:
+        with atomic_path(options.json) as temporary:
+            temporary.write_text(report.to_json() + "\n", encoding="utf-8")
+    return EXIT_OK if report.passed else EXIT_DIFFERENT
+
+
+def _add_doctor(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    text = "Tell what this machine has and which runners can be used on it."
+    parser = commands.add_parser("doctor", parents=[common], help="what this machine has", description=text)
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from workbench.environment import diagnose, report
+
+    print(report())
+    problems = diagnose()
+    for problem in problems:
+        print(f"missing: {problem}")
+    return EXIT_DIFFERENT if problems else EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""The main job: two networks from Keras to ONNX to a runner, with pictures and a verdict."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from workbench import figures
+from workbench.benchmark import compare_runners
+from workbench.cityscapes import argmax_classes
+from workbench.compare import ParityReport
+from workbench.environment import load_keras
+from workbench.export.keras_model import keras_to_onnx
+from workbench.files import atomic_path, make_folder
+from workbench.images import list_images, load_image, rescale_image, sub_mean_chw
+from workbench.models import fcn_vgg16, resnet50
+from workbench.runners import Runner, open_runner
+from workbench.street_scenes import generate_scene
+from workbench.verify import verify_runners
+
+SCENES = 3
+UNSEEN_SEED = 1_000_000
+STREET_SIZE = (512, 1024)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to run, with its ground truth where there is one.
+
+    Attributes:
+        name: for reports and file names.
+        image: (H, W, 3) uint8 RGB.
+        truth: (H, W) uint8 train ids, or None for a photograph.
+    """
+
+    name: str
+    image: np.ndarray
+    truth: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demonstration wrote, and whether both verdicts passed."""
+
+    reports: dict[str, ParityReport]
+    files: tuple[Path, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every network's report passed."""
+        return all(report.passed for report in self.reports.values())
+
+
+def run_demo(
+    out: str | os.PathLike[str] = "demo_output",
+    images: str | os.PathLike[str] | None = None,
+    *,
+    weights: str = "imagenet",
+    progress: bool = True,
+) -> DemoResult:
+    """Convert ResNet-50 and the segmentation network, run both forms, compare, draw and write everything.
+
+    Args:
+        out: folder for figures, reports and ONNX files.
+        images: a folder of the reader's own pictures; built-in ones when None.
+        weights: of ResNet-50, `"imagenet"` (falls back to calibrated random weights and says so) or `"random"`.
+        progress: show bars.
+    Returns:
+        The reports and the files written.
+    Raises:
+        ImageError: a file in `images` is not an image.
+        OutputError: `out` cannot be written to.
+    """
+    folder = make_folder(out)
+    own = None if images is None else [Picture(path.stem, load_image(path)) for path in list_images(images)]
+    keras = load_keras()
+    reports: dict[str, ParityReport] = {}
+    files: list[Path] = []
+    for name, job in {"resnet50": _resnet50, "fcn_vgg16": _segmentation}.items():
+        with tqdm(total=4, desc=name, unit="step", disable=not progress) as bar:
+            reports[name], written = job(keras, folder, own, weights, bar)
+        files += written
+    files += _write_reports(reports, folder)
+    return DemoResult(reports, tuple(files))
+
+
+def segmentation_answer(runner: Runner, image: np.ndarray) -> np.ndarray:
+    """Go from a picture to a label map at the network's size: rescale, subtract the mean, infer, argmax.
+
+    Args:
+        runner: an open segmentation network with the tutorial's channel-first interface.
+        image: (H, W, 3) uint8 RGB.
+    Returns:
+        (h, w) uint8 train ids; 19 is void.
+    """
+    return argmax_classes(runner.infer({"input": street_input(image)})["output"][0])
+
+
+def street_input(image: np.ndarray, size: tuple[int, int] = STREET_SIZE) -> np.ndarray:
+    """Turn a picture into the segmentation network's input.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        size: the network's height and width in pixels.
+    Returns:
+        (1, 3, h, w) float32, mean subtracted.
+    """
+    resized = image if image.shape[:2] == size else rescale_image(image, (*size, 3))
+    return np.ascontiguousarray(sub_mean_chw(resized.transpose(2, 0, 1))[None])
+
+
+def _resnet50(
+    keras: Any, folder: Path, own: list[Picture] | None, weights: str, bar: Any
+) -> tuple[ParityReport, list[Path]]:
+    pictures = own or [Picture(name, image) for name, image in resnet50.photographs().items()]
+    bar.set_postfix_str("build")
+    network = resnet50.build(keras, weights=weights)
+    bar.update()
+    onnx_path = _convert(network.model, folder / "resnet50.onnx", bar)
+    feeds = [(p.name, {"input": resnet50.preprocess(p.image)[None]}) for p in pictures]
+    with open_runner(network.model) as reference, open_runner(onnx_path) as candidate:
+        report = verify_runners(reference, candidate, tqdm(feeds, desc="compare", leave=False, disable=bar.disable))
+        bar.update()
+        answers = [np.concatenate([r.infer(feed)["output"] for _, feed in feeds]) for r in (reference, candidate)]
+        figure = classification_figure(pictures, answers, network, (reference, candidate))
+        table = compare_runners([reference, candidate], feeds[0][1], runs=10)
+    paths = [folder / "resnet50.png", folder / "resnet50_latency.png"]
+    figures.save_figure(figure, paths[0])
+    figures.save_figure(figures.latency_figure(table), paths[1])
+    bar.update()
+    return report, [onnx_path, *paths]
+
+
+def classification_figure(
+    pictures: Sequence[Picture], answers: Sequence[np.ndarray], network: resnet50.ResNet50, runners: Sequence[Runner]
+) -> Any:
+    """Draw top-5 bars of the first picture where the classes mean something, else all logits against each other.
+
+    Args:
+        pictures: what was run.
+        answers: two (N, 1000) arrays of logits, reference and candidate.
+        network: tells whether the weights are ImageNet's.
+        runners: the two runners.
+    """
+    if network.weights != "imagenet":
+        return figures.logits_figure(*answers, *(runner.info for runner in runners), note=network.note)
+    bars = [resnet50.top_classes(logits[0]) for logits in answers]
+    return figures.top_classes_figure(pictures[0].image, *bars, *(runner.info for runner in runners))
+
+
+def _segmentation(
+    keras: Any, folder: Path, own: list[Picture] | None, weights: str, bar: Any
+) -> tuple[ParityReport, list[Path]]:
+    pictures = own or [_scene(UNSEEN_SEED + index) for index in range(SCENES)]
+    bar.set_postfix_str("build")
+    model = fcn_vgg16.demonstration_model(keras, STREET_SIZE)
+    bar.update()
+    onnx_path = _convert(model, folder / "fcn_vgg16.onnx", bar)
+    feeds = ((p.name, {"input": street_input(p.image)}) for p in pictures)
+    with open_runner(model) as reference, open_runner(onnx_path) as candidate:
+        bars = tqdm(feeds, desc="compare", leave=False, total=len(pictures), disable=bar.disable)
+        report = verify_runners(reference, candidate, bars)
+        bar.update()
+        paths = [_draw(picture, reference, candidate, folder) for picture in pictures]
+        first = pictures[0].image
+        table = compare_runners(
+            [reference, candidate],
+            {"input": street_input(first)},
+            end_to_end=lambda runner: segmentation_answer(runner, first),
+            runs=10,
+        )
+    paths.append(figures.save_figure(figures.latency_figure(table), folder / "fcn_vgg16_latency.png"))
+    bar.update()
+    return report, [onnx_path, *paths]
+
+
+def _scene(seed: int) -> Picture:
+    scene = generate_scene(seed, *STREET_SIZE)
+    return Picture(f"scene_{seed}", scene.image, scene.train_ids)
+
+
+def _draw(picture: Picture, reference: Runner, candidate: Runner, folder: Path) -> Path:
+    labels = [segmentation_answer(runner, picture.image) for runner in (reference, candidate)]
+    image = picture.image
+    if image.shape[:2] != STREET_SIZE:
+        image = np.clip(np.rint(rescale_image(image, (*STREET_SIZE, 3))), 0, 255).astype(np.uint8)
+    panels = [figures.Panel(runner.info, answer) for runner, answer in zip((reference, candidate), labels, strict=True)]
+    return figures.save_figure(figures.side_by_side(image, picture.truth, *panels), folder / f"fcn_vgg16_{picture.name}.png")
+
+
+def _convert(model: Any, path: Path, bar: Any) -> Path:
+    bar.set_postfix_str("convert to ONNX")
+    keras_to_onnx(model, path, progress=not bar.disable)
+    bar.update()
+    bar.set_postfix_str("run and compare")
+    return path
+
+
+def _write_reports(reports: dict[str, ParityReport], folder: Path) -> list[Path]:
+    whole = {name: json.loads(report.to_json()) for name, report in reports.items()}
+    texts = {
+        "parity.json": json.dumps(whole, indent=2) + "\n",
+        "parity.txt": "\n\n".join(f"{name}\n{report.to_text()}" for name, report in reports.items()) + "\n",
+    }
+    for name, text in texts.items():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]

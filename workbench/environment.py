@@ -1,0 +1,126 @@
+"""What this machine has: a report for people, and a quiet TensorFlow that leaves GPU memory to others."""
+
+import contextlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from types import ModuleType
+
+from workbench.errors import BackendUnavailableError
+from workbench.optional import require_backend
+
+PACKAGES = (
+    "numpy",
+    "pillow",
+    "scikit-image",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "tensorflow",
+    "keras",
+    "tf2onnx",
+    "jupyterlab",
+    "tensorrt",
+    "tensorrt-rtx",
+    "tensorrt-lean",
+    "cuda-python",
+    "pycuda",
+    "onnxruntime-gpu",
+    "torch",
+)
+
+
+def load_keras() -> ModuleType:
+    """Import Keras 3 on TensorFlow without TensorFlow's start-up messages.
+
+    GPU memory is taken as it is needed, not all at once, so that TensorRT can live beside it.
+
+    Returns:
+        The `keras` module.
+    Raises:
+        BackendUnavailableError: TensorFlow or Keras is not installed.
+    """
+    load_tensorflow()
+    return require_backend("keras", "keras")
+
+
+def load_tensorflow() -> ModuleType:
+    """Import TensorFlow without its start-up messages and with GPU memory growth.
+
+    Raises:
+        BackendUnavailableError: TensorFlow is not installed.
+    """
+    if "tensorflow" in sys.modules:
+        return require_backend("tensorflow", "keras")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _quiet_stderr():
+        tensorflow = require_backend("tensorflow", "keras")
+        for device in tensorflow.config.list_physical_devices("GPU"):
+            with contextlib.suppress(RuntimeError):  # someone used the GPU before us: their setting stands
+                tensorflow.config.experimental.set_memory_growth(device, True)
+    return tensorflow
+
+
+def report() -> str:
+    """Describe this machine in a few lines: Python, processor, and the version of each package.
+
+    Returns:
+        Lines of text.
+    """
+    lines = [
+        f"Python      {platform.python_version()} on {platform.system()} {platform.machine()}",
+        f"Processor   {processor_name()}, {os.cpu_count()} logical cores",
+    ]
+    for package in PACKAGES:
+        lines.append(f"{package:<16}{package_version(package) or 'not installed'}")
+    return "\n".join(lines)
+
+
+def package_version(package: str) -> str | None:
+    """Return the installed version of a distribution, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor_name() -> str:
+    """Return the processor's model name where the system tells it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def diagnose() -> list[str]:
+    """Try what the demonstration needs and return one sentence for each thing that is missing."""
+    problems = []
+    for module, extra in (("onnxruntime", "base"), ("tensorflow", "keras"), ("keras", "keras"), ("tf2onnx", "keras")):
+        try:
+            load_tensorflow() if module == "tensorflow" else require_backend(module, extra)
+        except BackendUnavailableError as error:
+            problems.append(str(error))
+    return problems
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hold back what native code writes to standard error; show it if the import fails."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -1,0 +1,528 @@
+"""Draw answers side by side, and how long they took; a panel is titled by the runner that computed it."""
+
+import io
+import os
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec, SubplotSpec
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
+from numpy.typing import ArrayLike, NDArray
+
+from workbench.benchmark import COMPUTE, LatencyRow, LatencyTable, format_ms
+from workbench.cityscapes import CITYSCAPES, VOID, Palette, color_map, confusion_matrix, mean_iou
+from workbench.errors import InputError
+from workbench.files import atomic_path
+from workbench.runners.base import RunnerInfo
+
+WIDTH_IN = 10.0
+DPI = 100
+TITLE_PT, TEXT_PT = 11.0, 9.0
+
+# Colours that people with any colour vision tell apart, and that differ in lightness too.
+# Source: M. Okabe and K. Ito, "Color Universal Design", 2008 (blue, orange, sky blue).
+BLUE, ORANGE, SKY = "#0072B2", "#E69F00", "#A6D8F5"
+DIFFERENT = (0, 229, 255)
+"""Cyan (RGB) of the pixels that differ: far from all colours of Cityscapes, and bright in grey too."""
+
+WIDE_ASPECT = 1.6
+"""Pictures at least this many times as wide as high get two columns, others three."""
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows when it is the last value of a cell, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One runner's answer for one picture.
+
+    Attributes:
+        info: what computed it; the panel is titled by `info.name`.
+        labels: (H, W) integer map of train ids; the number of classes, and 255, are void.
+
+    Raises:
+        InputError: `info` is not a RunnerInfo, or `labels` is not a map of integers.
+    """
+
+    info: RunnerInfo
+    labels: NDArray[np.integer]
+
+    def __post_init__(self) -> None:
+        """Refuse a title that no runner vouches for."""
+        _title(self.info)
+        _check_labels(self.labels, "labels")
+
+
+def side_by_side(
+    image: NDArray[np.uint8],
+    truth: NDArray[np.integer] | None,
+    reference: Panel,
+    candidate: Panel,
+    palette: Palette = CITYSCAPES,
+) -> Figure:
+    """Show a street scene, its ground truth, both runners' answers and where these differ.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        truth: (H, W) train ids, 255 is void; None for a picture without ground truth.
+        reference: the answer to be kept, such as Keras's.
+        candidate: the answer to be judged.
+        palette: names and colours of the classes.
+    Returns:
+        A figure, 10 inches wide. A notebook shows it as the last value of a cell.
+    Raises:
+        InputError: the sizes differ, or an array has another shape or dtype.
+    """
+    _check_image(image)
+    for name, labels in (("reference", reference.labels), ("candidate", candidate.labels), ("truth", truth)):
+        if labels is not None:
+            _check_labels(labels, name, image.shape[:2])
+    figure, cells, columns = _lay_out(image.shape[1] / image.shape[0], truth is not None)
+    _draw_picture(figure, cells["image"], image, "Image" if truth is None else "Street scene")
+    if truth is not None:
+        _draw_picture(figure, cells["truth"], color_map(truth, palette), "Ground truth")
+    for key, panel in (("reference", reference), ("candidate", candidate)):
+        axes = _draw_picture(figure, cells[key], color_map(panel.labels, palette), _title(panel.info))
+        if truth is not None:
+            score = mean_iou(confusion_matrix(truth, panel.labels, classes=len(palette)))
+            _add_second_line(axes, f"mIoU {score:.3f} against the ground truth")
+    _draw_disagreement(figure, cells["difference"], image, reference, candidate, len(palette))
+    maps = [labels for labels in (truth, reference.labels, candidate.labels) if labels is not None]
+    _draw_legend(figure, cells["legend"], maps, palette, columns)
+    _add_caption(
+        figure,
+        f"What to look for: {_title(reference.info)} and {_title(candidate.info)} "
+        "should give the same picture. A few cyan pixels on the borders of objects are rounding; "
+        "whole objects or shifted outlines in cyan are a fault.",
+    )
+    return _checked(figure, [reference.info, candidate.info])
+
+
+def logits_figure(
+    reference: ArrayLike,
+    candidate: ArrayLike,
+    reference_info: RunnerInfo,
+    candidate_info: RunnerInfo,
+    note: str = "",
+) -> Figure:
+    """Plot one runner's logits against the other's, for a classifier whose classes have no names.
+
+    Args:
+        reference: (N, K) logits of N pictures and K classes.
+        candidate: (N, K) logits for the same pictures.
+        reference_info: what computed `reference`.
+        candidate_info: what computed `candidate`.
+        note: a sentence for the caption, such as where the weights are from.
+    Returns:
+        A figure: the logits on the line y = x, and their difference as a share of the reference's range.
+    Raises:
+        InputError: the shapes differ or are not (N, K), or no value is finite.
+    """
+    first, second, left_out = _finite_pairs(reference, candidate)
+    extent = max(float(first.max() - first.min()), float(np.finfo(np.float32).tiny))
+    relative = (second - first) / extent
+    figure = NotebookFigure(figsize=(WIDTH_IN, 4.8), dpi=DPI, layout="constrained")
+    same, difference = figure.subplots(1, 2)
+    ends = [min(first.min(), second.min()), max(first.max(), second.max())]
+    same.plot(ends, ends, color="0.55", linewidth=1, zorder=1, label="y = x: the same answer")
+    same.scatter(first, second, s=9, color=BLUE, linewidths=0, zorder=2, label=f"{len(first):,} logits")
+    same.set_title("Logits of both runners", fontsize=TITLE_PT)
+    _label_axes(same, f"logit of {_title(reference_info)}", f"logit of {_title(candidate_info)}")
+    same.legend(loc="upper left", fontsize=TEXT_PT, frameon=False)
+    difference.axhline(0, color="0.55", linewidth=1, zorder=1)
+    difference.scatter(first, relative, s=9, color=BLUE, linewidths=0, zorder=2)
+    largest = float(np.abs(relative).max())
+    difference.set_title(f"Largest difference: {_short(largest)} of the range", fontsize=TITLE_PT)
+    _label_axes(
+        difference, f"logit of {_title(reference_info)}", "difference / range of the reference's logits"
+    )
+    _add_caption(
+        figure,
+        "What to look for: all points on the line, and differences as small as rounding "
+        "(about 1e-6 of the range in fp32, 1e-3 in fp16), without a slope or a pattern."
+        + (f" {left_out:,} values are NaN or infinite and are not drawn." if left_out else "")
+        + (f" {note}" if note else ""),
+    )
+    return _checked(figure, [reference_info, candidate_info])
+
+
+def top_classes_figure(
+    image: NDArray[np.uint8],
+    reference: Sequence[tuple[str, float]],
+    candidate: Sequence[tuple[str, float]],
+    reference_info: RunnerInfo,
+    candidate_info: RunnerInfo,
+) -> Figure:
+    """Show a photograph and the strongest classes that each runner names.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        reference: (class name, probability 0..1), strongest first.
+        candidate: the same from the runner to be judged.
+        reference_info: what computed `reference`.
+        candidate_info: what computed `candidate`.
+    Returns:
+        A figure; a class that does not stand in the same place in the reference's list is orange and hatched.
+    Raises:
+        InputError: a list is empty, or the image is not (H, W, 3) uint8.
+    """
+    _check_image(image)
+    if not reference or not candidate:
+        raise InputError("got no classes to show, expected at least one (name, probability) for each runner")
+    figure = NotebookFigure(figsize=(WIDTH_IN, 4.2), dpi=DPI, layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.25))
+    _draw_picture(figure, Cell(grid[:, 0], 4.0), image, "Photograph")
+    places = [name for name, _ in reference]
+    for row, (scores, info) in enumerate(((reference, reference_info), (candidate, candidate_info))):
+        axes = figure.add_subplot(grid[row, 1])
+        _draw_scores(axes, scores, places)
+        axes.set_title(_title(info), fontsize=_fit_pt(_title(info), 5.0))
+    axes.set_xlabel("probability", fontsize=TEXT_PT)
+    _add_caption(
+        figure,
+        "What to look for: the same classes in the same order with the same probabilities; "
+        "an orange, hatched bar is a class in another place than in the upper chart.",
+    )
+    return _checked(figure, [reference_info, candidate_info])
+
+
+def photographs_figure(images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> Figure:
+    """Show the pictures that are going to be run, up to four in a row.
+
+    Args:
+        images: (H, W, 3) uint8 arrays, RGB; sizes may differ.
+        captions: one line for each.
+    Raises:
+        InputError: no image, or not one caption for each image.
+    """
+    if not images or len(images) != len(captions):
+        got = f"{len(images)} images and {len(captions)} captions"
+        raise InputError(f"got {got}, expected at least one image and one caption for each")
+    for image in images:
+        _check_image(image)
+    columns = min(4, len(images))
+    rows = -(-len(images) // columns)
+    width_in = WIDTH_IN / max(columns, 2)
+    steepness = [min(image.shape[0] / image.shape[1], 1.25) for image in images]
+    heights = [width_in * max(steepness[row * columns :][:columns]) + 0.35 for row in range(rows)]
+    figure = NotebookFigure(figsize=(width_in * columns, sum(heights)), dpi=DPI, layout="constrained")
+    grid = figure.add_gridspec(rows, columns, height_ratios=heights)
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        axes = _draw_picture(figure, Cell(grid[divmod(index, columns)], width_in), image, caption, TEXT_PT)
+        axes.set_anchor("N")
+    return figure
+
+
+def latency_figure(table: LatencyTable) -> Figure:
+    """Draw the median of each runner as a bar, with a whisker to the 95th percentile.
+
+    Args:
+        table: the timings of `workbench.benchmark.compare_runners`.
+    Returns:
+        A figure with one group of bars for each runner, times in milliseconds from 0.
+    """
+    groups: dict[str, list[LatencyRow]] = {}
+    for row in table.rows:
+        _title(row.info)
+        groups.setdefault(row.name, []).append(row)
+    figure = NotebookFigure(
+        figsize=(WIDTH_IN, 1.5 + 0.36 * (len(table.rows) + len(groups))), dpi=DPI, layout="constrained"
+    )
+    axes = figure.add_subplot()
+    position = 0.0
+    for name, rows in groups.items():
+        axes.text(0.004, position, name, transform=axes.get_yaxis_transform(), fontsize=TITLE_PT, va="center")
+        for row in rows:
+            position += 1
+            note = "" if row.name == table.rows[0].name else f", {table.speedup(row):.2f}x as fast"
+            _draw_latency(axes, position, row, note)
+        position += 1.2
+    axes.set_ylim(position - 0.5, -0.7)
+    axes.set_xlim(0, 1.36 * max(row.timing.p95_ms for row in table.rows))
+    axes.set_yticks([])
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("milliseconds per call, lower is better", fontsize=TEXT_PT)
+    axes.tick_params(labelsize=TEXT_PT)
+    _add_latency_legend(figure, {row.stage for row in table.rows})
+    counts = sorted({row.timing.n for row in table.rows})
+    calls = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    where = f"{table.machine_text()}, {table.date[:10]}"
+    _add_caption(figure, f"{calls} calls each, in turn; the first runner is the baseline. {where}.")
+    return _checked(figure, [row.info for row in table.rows])
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) -> Path:
+    """Write a figure as PNG; the same figure gives the same bytes on each run.
+
+    Args:
+        figure: any figure of this module.
+        path: a file name that ends in `.png`, in a folder that exists.
+        dpi: pixels per inch; a figure is 10 inches wide.
+    Returns:
+        `path`.
+    Raises:
+        InputError: another suffix.
+        OutputError: the file cannot be written.
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".png":
+        raise InputError(f"got {target.name} for a figure, expected a name that ends in .png")
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
+    return target
+
+
+def _title(info: RunnerInfo) -> str:
+    """The only source of a runner's title: the runner's own description, never a string."""
+    if not isinstance(info, RunnerInfo):
+        raise InputError(f"got {info!r} to title a panel, expected a RunnerInfo; pass runner.info")
+    return info.name
+
+
+def _checked(figure: Figure, infos: Iterable[RunnerInfo]) -> Figure:
+    """Refuse a finished figure that mentions TensorRT although no TensorRT runner took part."""
+    if not any(info.is_tensorrt for info in infos):
+        for text in figure.findobj(Text):
+            if "tensorrt" in text.get_text().lower():
+                raise InputError(
+                    f"the figure says {text.get_text()!r}, but no TensorRT runner computed any of it"
+                )
+    return figure
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place on the page and its width in inches, known before the layout is made."""
+
+    place: SubplotSpec
+    width_in: float
+
+
+def _lay_out(aspect: float, has_truth: bool) -> tuple[Figure, dict[str, Cell], int]:
+    """Make the figure, a cell for each panel, and the number of columns of the legend."""
+    return _lay_out_wide(aspect, has_truth) if aspect >= WIDE_ASPECT else _lay_out_narrow(aspect, has_truth)
+
+
+def _lay_out_wide(aspect: float, has_truth: bool) -> tuple[Figure, dict[str, Cell], int]:
+    """Two columns; below them the map of differences beside the legend, or the legend alone."""
+    half, share = WIDTH_IN / 2, 0.64
+    heights = [half / aspect + 0.25, half / aspect + (0.45 if has_truth else 0.25)]
+    heights += [share * WIDTH_IN / aspect + 0.25 if has_truth else 0.9]
+    figure = NotebookFigure(figsize=(WIDTH_IN, sum(heights) + 0.6), dpi=DPI, layout="constrained")
+    rows = GridSpec(3, 1, figure, height_ratios=heights)
+    top, middle = rows[0].subgridspec(1, 2), rows[1].subgridspec(1, 2)
+    cells = {
+        "image": Cell(top[0], half),
+        "reference": Cell(middle[0], half),
+        "candidate": Cell(middle[1], half),
+    }
+    if not has_truth:
+        return figure, cells | {"difference": Cell(top[1], half), "legend": Cell(rows[2], WIDTH_IN)}, 5
+    bottom = rows[2].subgridspec(1, 2, width_ratios=(share, 1 - share))
+    cells |= {
+        "difference": Cell(bottom[0], share * WIDTH_IN),
+        "legend": Cell(bottom[1], (1 - share) * WIDTH_IN),
+    }
+    return figure, cells | {"truth": Cell(top[1], half)}, 2
+
+
+def _lay_out_narrow(aspect: float, has_truth: bool) -> tuple[Figure, dict[str, Cell], int]:
+    """Three columns; the legend takes the last place of the first row, or a slim column."""
+    ratios = (1.0, 1.0, 1.0) if has_truth else (1.0, 1.0, 0.5)
+    width_in = WIDTH_IN / sum(ratios)
+    heights = [min(width_in / aspect, 4.2) + title_in for title_in in (0.3, 0.5 if has_truth else 0.3)]
+    figure = NotebookFigure(figsize=(WIDTH_IN, sum(heights) + 0.7), dpi=DPI, layout="constrained")
+    grid = GridSpec(2, 3, figure, width_ratios=ratios, height_ratios=heights)
+    places = {"image": grid[0, 0], "reference": grid[1, 0], "candidate": grid[1, 1]}
+    if has_truth:
+        places |= {"truth": grid[0, 1], "difference": grid[1, 2], "legend": grid[0, 2]}
+    else:
+        places |= {"difference": grid[0, 1], "legend": grid[:, 2]}
+    return figure, {name: Cell(place, width_in) for name, place in places.items()}, 2 if has_truth else 1
+
+
+def _draw_picture(
+    figure: Figure, cell: Cell, picture: NDArray[np.uint8], title: str, largest_pt: float = TITLE_PT
+) -> Axes:
+    axes = figure.add_subplot(cell.place)
+    axes.imshow(picture)
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=_fit_pt(title, cell.width_in, largest_pt))
+    return axes
+
+
+def _add_second_line(axes: Axes, text: str) -> None:
+    """Write a smaller line between a panel's title and its picture."""
+    axes.set_title(axes.get_title(), fontsize=axes.title.get_fontsize(), pad=18)
+    axes.annotate(
+        text, (0.5, 1), (0, 4), "axes fraction", "offset points", ha="center", va="bottom", fontsize=TEXT_PT
+    )
+
+
+def _draw_disagreement(
+    figure: Figure, cell: Cell, image: NDArray[np.uint8], reference: Panel, candidate: Panel, classes: int
+) -> None:
+    """Paint the pixels whose classes differ over the dimmed picture."""
+    first, second = (np.where(p.labels == classes, VOID, p.labels) for p in (reference, candidate))
+    different = first != second
+    grey = 20 + 0.36 * image.mean(axis=2)
+    picture = np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
+    picture[_grow(different, round(0.6 * image.shape[1] / (cell.width_in * DPI)))] = DIFFERENT
+    count, total = int(different.sum()), different.size
+    _draw_picture(figure, cell, picture, f"{count:,} of {total:,} pixels differ ({_percent(count, total)})")
+
+
+def _grow(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Thicken a mask by `radius` pixels, so that single pixels outlive the scaling to the page."""
+    grown = mask.copy()
+    for step in range(1, radius + 1):
+        grown[:, step:] |= mask[:, :-step]
+        grown[:, :-step] |= mask[:, step:]
+    rows = grown.copy()
+    for step in range(1, radius + 1):
+        grown[step:] |= rows[:-step]
+        grown[:-step] |= rows[step:]
+    return grown
+
+
+def _percent(count: int, total: int) -> str:
+    share = 100 * count / total
+    return "less than 0.01 %" if 0 < share < 0.01 else f"{share:.2f} %"
+
+
+def _draw_legend(
+    figure: Figure, cell: Cell, maps: Sequence[NDArray[np.integer]], palette: Palette, columns: int
+) -> None:
+    """Name the classes that occur, void, and the colour of the differing pixels."""
+    present = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
+    swatches = [
+        _swatch(palette.colors[index], palette.names[index]) for index in present if index < len(palette)
+    ]
+    if (present >= len(palette)).any():
+        swatches.append(_swatch(palette.void, "void"))
+    swatches.append(_swatch(DIFFERENT, "answers differ"))
+    axes = figure.add_subplot(cell.place)
+    axes.set_axis_off()
+    axes.legend(handles=swatches, loc="center", ncols=columns, fontsize=TEXT_PT, frameon=False)
+
+
+def _swatch(rgb: ArrayLike, label: str) -> Patch:
+    red, green, blue = (float(channel) / 255 for channel in np.asarray(rgb))
+    return Patch(facecolor=(red, green, blue), edgecolor="0.3", linewidth=0.5, label=label)
+
+
+def _draw_scores(axes: Axes, scores: Sequence[tuple[str, float]], places: Sequence[str]) -> None:
+    """Draw one runner's strongest classes as horizontal bars."""
+    for place, (name, score) in enumerate(scores):
+        moved = place >= len(places) or places[place] != name
+        style: dict[str, Any] = (
+            {"color": ORANGE, "hatch": "///", "edgecolor": "white"} if moved else {"color": BLUE}
+        )
+        axes.barh(place, score, height=0.7, **style)
+        axes.annotate(
+            f"{score:.3f}", (score, place), (4, 0), textcoords="offset points", va="center", fontsize=TEXT_PT
+        )
+    names = [textwrap.shorten(name.replace("_", " "), 28, placeholder="...") for name, _ in scores]
+    axes.set_yticks(range(len(scores)), names, fontsize=TEXT_PT)
+    axes.set_ylim(len(scores) - 0.4, -0.6)
+    axes.set_xlim(0, 1.12)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.tick_params(axis="x", labelsize=TEXT_PT)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_latency(axes: Axes, position: float, row: LatencyRow, note: str) -> None:
+    """Draw one bar from 0 to the median, a whisker to the 95th percentile, both figures and a note."""
+    median, p95 = row.timing.median_ms, row.timing.p95_ms
+    axes.barh(position, median, height=0.8, **_latency_style(row.stage))
+    axes.plot([median, p95], [position, position], color="0.15", linewidth=1.2)
+    axes.plot([p95, p95], [position - 0.2, position + 0.2], color="0.15", linewidth=1.2)
+    label = f"{format_ms(median)} ms (p95 {format_ms(p95)}){note}"
+    axes.annotate(label, (p95, position), (6, 0), textcoords="offset points", va="center", fontsize=TEXT_PT)
+
+
+def _latency_style(stage: str) -> dict[str, Any]:
+    if stage == COMPUTE:
+        return {"facecolor": BLUE, "edgecolor": BLUE}
+    return {"facecolor": SKY, "edgecolor": BLUE, "hatch": "///"}
+
+
+def _add_latency_legend(figure: Figure, stages: set[str]) -> None:
+    handles: list[Patch | Line2D] = [
+        Patch(**_latency_style(stage), label=f"{stage}, median") for stage in sorted(stages)
+    ]
+    handles.append(Line2D([], [], color="0.15", linewidth=1.2, label="to the 95th percentile"))
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=len(handles), fontsize=TEXT_PT, frameon=False
+    )
+
+
+def _label_axes(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, fontsize=TEXT_PT)
+    axes.set_ylabel(y, fontsize=TEXT_PT)
+    axes.tick_params(labelsize=TEXT_PT)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _add_caption(figure: Figure, text: str) -> None:
+    """Write the caption under the figure, from the left edge."""
+    lines = textwrap.fill(text, int(14.6 * figure.get_figwidth()))
+    figure.supxlabel(lines, x=0.01, ha="left", fontsize=TEXT_PT, color="0.25")
+
+
+def _fit_pt(text: str, width_in: float, largest: float = TITLE_PT) -> float:
+    """The font size at which a line of `text` fits; a letter is about 0.56 of the size wide."""
+    return min(largest, width_in * 72 / (0.56 * max(len(text), 1)))
+
+
+def _short(number: float) -> str:
+    """Two figures, such as 0.15 or 2.4e-7."""
+    return f"{number:.2g}".replace("e-0", "e-")
+
+
+def _finite_pairs(
+    reference: ArrayLike, candidate: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Both arrays as flat float64 where both are finite, and how many pairs are not."""
+    first, second = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    if first.ndim != 2 or first.shape != second.shape:
+        raise InputError(
+            f"got logits {first.shape} and {second.shape}, expected (N, K) twice; pass equal batches"
+        )
+    finite = np.isfinite(first) & np.isfinite(second)
+    if not finite.any():
+        raise InputError(
+            "got no finite logit to draw, expected at least one; look for NaN in the network's input"
+        )
+    return first[finite], second[finite], int(finite.size - finite.sum())
+
+
+def _check_image(image: object) -> None:
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"got an image of {got}, expected (H, W, 3) uint8; read it with load_image")
+
+
+def _check_labels(labels: object, name: str, size: tuple[int, ...] | None = None) -> None:
+    if not isinstance(labels, np.ndarray) or labels.ndim != 2 or labels.dtype.kind not in "iu":
+        got = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
+        raise InputError(f"got {name} of {got}, expected an (H, W) integer map; use argmax over the logits")
+    if size is not None and labels.shape != size:
+        raise InputError(
+            f"got {name} of {labels.shape} for an image of {size}, expected one size; "
+            "bring the image to the network's size with rescale_image"
+        )

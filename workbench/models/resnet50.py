@@ -1,0 +1,160 @@
+"""ResNet-50 with ImageNet weights where they can be had, else with calibrated random weights."""
+
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import InputError
+from workbench.images import rescale_image
+from workbench.optional import require_backend
+
+INPUT_SIZE = (224, 224)
+IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+
+_DOWNLOAD_TIMEOUT_S = 10
+_LOGIT_SPREAD = 2.0
+
+
+@dataclass(frozen=True)
+class ResNet50:
+    """A ResNet-50 and where its weights came from.
+
+    Attributes:
+        model: the Keras model, input (batch, 224, 224, 3) float32, output (batch, 1000) float32 logits.
+        weights: `"imagenet"` or `"random"`.
+        note: one sentence for reports and figures.
+    """
+
+    model: Any
+    weights: str
+    note: str
+
+
+def preprocess(image: np.ndarray) -> np.ndarray:
+    """Turn a photograph into ResNet-50's input: 224 x 224, BGR, ImageNet's mean subtracted.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; the largest centred square is used.
+    Returns:
+        (224, 224, 3) float32, BGR.
+    Raises:
+        InputError: not an (H, W, 3) image.
+    Source: the `caffe` mode of keras.applications.imagenet_utils, whose means these are.
+    """
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(f"expected an (H, W, 3) RGB image, got {image.shape}; open it with load_image")
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    square = rescale_image(image[top : top + side, left : left + side], (*INPUT_SIZE, 3))
+    return (square[..., ::-1] - IMAGENET_MEAN_BGR).astype(np.float32)
+
+
+def build(keras: Any, *, weights: str = "imagenet", seed: int = 0, crops: np.ndarray | None = None) -> ResNet50:
+    """Build ResNet-50 with logits as output.
+
+    Args:
+        keras: the Keras module to build with (`keras` or `tf_keras`).
+        weights: `"imagenet"` takes Keras's cached or downloaded weights, and where neither can be had
+            falls back to `"random"`, which the returned `note` says; `"random"` asks for those.
+        seed: of the random weights.
+        crops: (N, 224, 224, 3) float32 preprocessed pictures to calibrate random weights on; crops of
+            scikit-image's photographs when None.
+    Returns:
+        The model with its `weights` ("imagenet" or "random") and a `note` on them.
+    Raises:
+        InputError: `weights` is neither of the two.
+    Source: He et al.: Deep residual learning for image recognition, CVPR 2016; keras.applications.ResNet50.
+    """
+    if weights not in ("imagenet", "random"):
+        raise InputError(f"got weights={weights!r}, expected 'imagenet' or 'random'")
+    if weights == "imagenet":
+        model, reason = _with_imagenet_weights(keras)
+        if model is not None:
+            return ResNet50(model, "imagenet", "ImageNet weights of keras.applications")
+        reason = f"ImageNet weights could not be had ({reason}); "
+    else:
+        reason = ""
+    model = _calibrated(keras, seed, photograph_crops() if crops is None else crops)
+    note = f"{reason}calibrated random weights, seed {seed}: good for comparing runners, not for naming objects"
+    return ResNet50(model, "random", note)
+
+
+def photographs() -> dict[str, np.ndarray]:
+    """Return the colour photographs that come with scikit-image, by name: (H, W, 3) uint8 RGB."""
+    import skimage.data
+
+    return {name: getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
+
+
+def photograph_crops(count: int = 24, seed: int = 0) -> np.ndarray:
+    """Cut random squares from scikit-image's photographs, as ResNet-50 input.
+
+    Args:
+        count: how many crops.
+        seed: of their positions and sizes.
+    Returns:
+        (count, 224, 224, 3) float32, preprocessed.
+    """
+    generator = np.random.default_rng(seed)
+    pictures = list(photographs().values())
+    crops = []
+    for index in range(count):
+        picture = pictures[index % len(pictures)]
+        side = int(min(picture.shape[:2]) * generator.uniform(0.4, 1.0))
+        top = generator.integers(picture.shape[0] - side + 1)
+        left = generator.integers(picture.shape[1] - side + 1)
+        crops.append(preprocess(picture[top : top + side, left : left + side]))
+    return np.stack(crops)
+
+
+def _with_imagenet_weights(keras: Any) -> tuple[Any, str]:
+    """Return the model with Keras's cached or downloaded weights, or None and why there are none."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_S)
+    try:
+        return keras.applications.ResNet50(weights="imagenet", classifier_activation=None), ""
+    except Exception as error:  # Keras raises a bare Exception when its download fails
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _calibrated(keras: Any, seed: int, crops: np.ndarray) -> Any:
+    """Random kernels whose batch statistics and logits are set on real pictures, so that answers differ."""
+    keras.utils.set_random_seed(seed)
+    model = keras.applications.ResNet50(weights=None, classifier_activation=None)
+    normalisations = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
+    momenta = [layer.momentum for layer in normalisations]
+    for layer in normalisations:
+        layer.momentum = 0.0
+    model(crops, training=True)
+    for layer, momentum in zip(normalisations, momenta, strict=True):
+        layer.momentum = momentum
+    head = model.layers[-1]
+    logits = np.asarray(model(crops, training=False))
+    kernel = np.asarray(head.weights[0])
+    scale = _LOGIT_SPREAD / logits.std(axis=0).mean()
+    head.weights[0].assign(kernel * scale)
+    head.weights[1].assign(-logits.mean(axis=0) * scale)
+    return model
+
+
+def top_classes(logits: np.ndarray, count: int = 5) -> list[tuple[str, float]]:
+    """Name the most probable ImageNet classes.
+
+    Args:
+        logits: (1000,) float array.
+        count: how many.
+    Returns:
+        (class name, probability in 0..1) pairs, the most probable first.
+    Raises:
+        BackendUnavailableError: TensorFlow or Keras is not installed.
+    Source: keras.applications.imagenet_utils.decode_predictions, which fetches the names once.
+    """
+    utilities = require_backend("keras", "keras").applications.imagenet_utils
+    exponentials = np.exp(logits - logits.max())
+    probabilities = exponentials / exponentials.sum()
+    decoded = utilities.decode_predictions(probabilities[None], top=count)[0]
+    return [(name.replace("_", " "), float(probability)) for _, name, probability in decoded]

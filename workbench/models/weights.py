@@ -1,0 +1,73 @@
+"""Weights as plain `.npz` files: one array per variable, named `layer/variable`."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import ModelError
+from workbench.files import atomic_path
+
+
+def named_weights(model: Any) -> dict[str, Any]:
+    """Return a Keras model's variables by `layer/variable`, the same names for Keras 3 and tf_keras."""
+    return {
+        f"{layer.name}/{variable.name.rsplit('/', 1)[-1].removesuffix(':0')}": variable
+        for layer in model.layers
+        for variable in layer.weights
+    }
+
+
+def save_weights(weights: dict[str, np.ndarray], path: str | os.PathLike[str], dtype: str = "float16") -> None:
+    """Save arrays to an `.npz` file.
+
+    Args:
+        weights: arrays by `layer/variable`.
+        path: the file to write, whole or not at all.
+        dtype: the type on disk; float16 halves the file and costs at most 2**-11 of each value.
+    Raises:
+        ModelError: a value does not fit into `dtype`.
+        OutputError: the file cannot be written.
+    """
+    arrays = {name: np.asarray(value).astype(dtype) for name, value in weights.items()}
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise ModelError(f"{', '.join(bad)} overflow {dtype}; save them as float32")
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
+    """Load an `.npz` file written by `save_weights` into a model that `build` made.
+
+    Args:
+        model: a built Keras 3 or tf_keras model.
+        path: the `.npz` file.
+    Raises:
+        ModelError: the file is missing or damaged, or names and shapes are not the model's.
+    """
+    arrays = _read(Path(path))
+    variables = named_weights(model)
+    if set(arrays) != set(variables):
+        odd = ", ".join(sorted(set(arrays) ^ set(variables))[:4])
+        raise ModelError(f"{path} is for another network ({odd} differ); build the model it was saved from")
+    for name, variable in variables.items():
+        if tuple(arrays[name].shape) != tuple(variable.shape):
+            raise ModelError(
+                f"{path}: {name} is {arrays[name].shape}, the model has {tuple(variable.shape)}; "
+                "build the model with the width the weights were saved with"
+            )
+    for name, variable in variables.items():
+        variable.assign(arrays[name].astype(np.float32))
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise ModelError(f"the weights {path} do not exist; give the path of an .npz file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path} is not a readable .npz file ({error}); copy it again") from error

@@ -1,0 +1,76 @@
+"""The reference: Keras or TensorFlow itself, compiled to one graph."""
+
+from typing import Any
+
+import numpy as np
+
+from workbench.environment import load_tensorflow
+from workbench.export.keras_model import FrozenGraph, tensor_names
+from workbench.optional import require_backend
+from workbench.runners.base import Runner, RunnerInfo, TensorSpec
+
+
+class KerasRunner(Runner):
+    """A Keras 3 model in inference mode, called through `tf.function`, so that the baseline is compiled too.
+
+    Args:
+        model: the Keras model.
+    Raises:
+        ExportError: the model has no input shapes yet.
+    """
+
+    def __init__(self, model: Any) -> None:
+        tf = load_tensorflow()
+        keras = require_backend("keras", "keras")
+        inputs, outputs = tensor_names(model)
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+
+        @tf.function(autograph=False, reduce_retracing=True)
+        def forward(tensors: list[Any]) -> list[Any]:
+            return tf.nest.flatten(model(tensors[0] if len(tensors) == 1 else tensors, training=False))
+
+        self._tf, self._forward = tf, forward
+        info = RunnerInfo("keras", keras.__version__, f"TensorFlow, {_device(tf)}")
+        super().__init__(info, _specs(inputs, model.inputs), _specs(outputs, model.outputs))
+
+    def _infer(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        answers = self._forward([self._tf.convert_to_tensor(feed[name]) for name in self.inputs])
+        return {name: np.array(answer) for name, answer in zip(self.outputs, answers, strict=True)}
+
+    def _close(self) -> None:
+        self._forward = None
+
+
+class FrozenGraphRunner(Runner):
+    """A frozen TensorFlow graph, from a `.pb` file or a SavedModel.
+
+    Args:
+        frozen: the graph and the names of its ends.
+    """
+
+    def __init__(self, frozen: FrozenGraph) -> None:
+        tf = load_tensorflow()
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(frozen.graph_def, name=""), [])
+        tensors = [[wrapped.graph.get_tensor_by_name(f"{n}:0") for n in names] for names in (frozen.inputs, frozen.outputs)]
+        self._tf, self._forward = tf, wrapped.prune(*tensors)
+        info = RunnerInfo("tensorflow", tf.__version__, _device(tf))
+        super().__init__(info, _specs(frozen.inputs, tensors[0]), _specs(frozen.outputs, tensors[1]))
+
+    def _infer(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        answers = self._forward(*[self._tf.convert_to_tensor(feed[name]) for name in self.inputs])
+        return {name: np.array(answer) for name, answer in zip(self.outputs, answers, strict=True)}
+
+    def _close(self) -> None:
+        self._forward = None
+
+
+def _specs(names: tuple[str, ...], tensors: list[Any]) -> dict[str, TensorSpec]:
+    return {
+        name: TensorSpec(name, tuple(tensor.shape), getattr(tensor.dtype, "name", tensor.dtype))
+        for name, tensor in zip(names, tensors, strict=True)
+    }
+
+
+def _device(tf: Any) -> str:
+    return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
