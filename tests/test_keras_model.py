@@ -41,7 +41,9 @@ def test_keras_to_onnx_names_the_ends_fixes_the_size_and_keeps_the_answer(tmp_pa
     assert [spec.name for spec in summary.outputs] == ["output"]
     assert summary.inputs[0].shape == (None, 3, 32, 64)
     assert summary.outputs[0].shape == (None, 20, 32, 64)
-    assert {value.type.tensor_type.shape.dim[0].dim_param for value in (*model.graph.input, *model.graph.output)} == {"batch"}
+    assert {value.type.tensor_type.shape.dim[0].dim_param for value in (*model.graph.input, *model.graph.output)} == {
+        "batch"
+    }
     assert summary.opset == 17
     x = random_input((3, 3, 32, 64), scale=50)
     expected = np.asarray(small_network()(x, training=False))
@@ -72,7 +74,9 @@ def test_the_tutorials_two_steps_give_the_same_network_as_one(tmp_path):
     keras_to_onnx(small_network(), tmp_path / "b.onnx", progress=False)
     x = random_input((1, 3, 32, 64), scale=50)
     assert check(tmp_path / "a.onnx").operators == check(tmp_path / "b.onnx").operators
-    np.testing.assert_array_equal(run_onnx(tmp_path / "a.onnx", {"input": x})[0], run_onnx(tmp_path / "b.onnx", {"input": x})[0])
+    np.testing.assert_array_equal(
+        run_onnx(tmp_path / "a.onnx", {"input": x})[0], run_onnx(tmp_path / "b.onnx", {"input": x})[0]
+    )
 
 
 def test_the_command_line_shown_gives_the_same_answer(tmp_path):
@@ -174,9 +178,15 @@ sys.exit(main(["convert", {keras!r}, {out!r}]))
 def test_ctrl_c_in_the_middle_of_an_export_leaves_no_half_file(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    script = INTERRUPTED.format(tests=str(Path(__file__).parent), keras=str(tmp_path / "s.keras"), out=str(out / "s.onnx"))
+    script = INTERRUPTED.format(
+        tests=str(Path(__file__).parent), keras=str(tmp_path / "s.keras"), out=str(out / "s.onnx")
+    )
     child = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert child.stdout.readline() == "go\n"
     deadline = time.monotonic() + 60

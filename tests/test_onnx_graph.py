@@ -32,7 +32,7 @@ def test_check_tells_inputs_outputs_operators_and_parameters(good):
 
 
 def test_a_directory_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="got the directory .* expected an .onnx file"):
+    with pytest.raises(ModelError, match=r"got the directory .* expected an \.onnx file"):
         check(tmp_path)
 
 
@@ -90,7 +90,7 @@ def external(tmp_path, location):
 
 
 def test_missing_external_weights_are_named(tmp_path):
-    with pytest.raises(ModelError, match="keeps w in weights.bin, which is missing"):
+    with pytest.raises(ModelError, match=r"keeps w in weights\.bin, which is missing"):
         check(external(tmp_path, "weights.bin"))
 
 
@@ -105,7 +105,12 @@ def test_make_resize_exact_touches_only_tf2onnx_s_form():
 
     def resize(mode):
         return helper.make_node(
-            "Resize", ["x", "", "", "sizes"], ["y"], mode="nearest", nearest_mode="floor", coordinate_transformation_mode=mode
+            "Resize",
+            ["x", "", "", "sizes"],
+            ["y"],
+            mode="nearest",
+            nearest_mode="floor",
+            coordinate_transformation_mode=mode,
         )
 
     changed = model_of([resize("tf_half_pixel_for_nn")], [sizes])

@@ -9,7 +9,12 @@ from workbench.export.keras_model import keras_to_onnx, keras_to_pb
 from workbench.runners import open_runner
 
 KINDS = ("keras", "saved_model", "frozen_graph", "onnxruntime")
-BACKENDS = {"keras": "keras", "saved_model": "tensorflow", "frozen_graph": "tensorflow", "onnxruntime": "onnxruntime"}
+BACKENDS = {
+    "keras": "keras",
+    "saved_model": "tensorflow",
+    "frozen_graph": "tensorflow",
+    "onnxruntime": "onnxruntime",
+}
 
 
 @pytest.fixture(scope="module")

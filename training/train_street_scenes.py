@@ -68,13 +68,17 @@ def augment(key, image, label, size):
     height, width = label.shape
     zoom = jnp.exp(jax.random.uniform(zoom_key, minval=jnp.log(0.6), maxval=jnp.log(1.25)))
     spans = jnp.array([height, width]) * zoom
-    starts = jnp.array([jax.random.uniform(row_key), jax.random.uniform(column_key)]) * (jnp.array([height, width]) - spans)
+    starts = jnp.array([jax.random.uniform(row_key), jax.random.uniform(column_key)]) * (
+        jnp.array([height, width]) - spans
+    )
     rows = starts[0] + (jnp.arange(size[0]) + 0.5) * spans[0] / size[0] - 0.5
     columns = starts[1] + (jnp.arange(size[1]) + 0.5) * spans[1] / size[1] - 0.5
     columns = jnp.where(jax.random.bernoulli(flip_key), columns[::-1], columns)
     grid = jnp.meshgrid(rows, columns, indexing="ij")
     sample = partial(jax.scipy.ndimage.map_coordinates, mode="constant")
-    planes = [sample(image[..., c].astype(jnp.float32), grid, order=1, cval=float(CITYSCAPES_MEAN[c])) for c in range(3)]
+    planes = [
+        sample(image[..., c].astype(jnp.float32), grid, order=1, cval=float(CITYSCAPES_MEAN[c])) for c in range(3)
+    ]
     labels = sample(label.astype(jnp.float32), grid, order=0, cval=float(IGNORE)).astype(jnp.int32)
     gain = jax.random.uniform(gain_key, minval=0.75, maxval=1.3)
     gain = gain * jax.random.uniform(tint_key, (3, 1, 1), minval=0.85, maxval=1.15)

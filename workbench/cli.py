@@ -55,9 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_demo(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
     text = "Convert ResNet-50 and the segmentation network, run both forms, compare and draw."
-    parser = commands.add_parser("demo", parents=[common], help="the main job on built-in or own pictures", description=text)
+    parser = commands.add_parser(
+        "demo", parents=[common], help="the main job on built-in or own pictures", description=text
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="your own pictures instead of the built-in ones")
-    parser.add_argument("-o", "--out", type=Path, default=Path("demo_output"), metavar="DIR", help="default: demo_output")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("demo_output"), metavar="DIR", help="default: demo_output"
+    )
     parser.add_argument(
         "--weights",
         choices=("imagenet", "random"),
@@ -81,10 +85,14 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _add_convert(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
     text = "Convert a network to ONNX: batch dynamic, height and width fixed."
-    parser = commands.add_parser("convert", parents=[common], help="a Keras or TensorFlow network to ONNX", description=text)
+    parser = commands.add_parser(
+        "convert", parents=[common], help="a Keras or TensorFlow network to ONNX", description=text
+    )
     parser.add_argument("model", help=".keras, .h5, SavedModel folder, frozen .pb, or: resnet50, fcn_vgg16")
     parser.add_argument("output", type=Path, help="the .onnx file to write")
-    parser.add_argument("--spatial", nargs=2, type=int, metavar=("H", "W"), help="pixels, for a model that leaves them open")
+    parser.add_argument(
+        "--spatial", nargs=2, type=int, metavar=("H", "W"), help="pixels, for a model that leaves them open"
+    )
     parser.add_argument("--opset", type=int, default=17, help="ONNX operator set (default: 17)")
     parser.add_argument("--pb", type=Path, help="also keep the frozen TensorFlow graph in this file")
     parser.set_defaults(run=_convert)
@@ -93,14 +101,24 @@ def _add_convert(commands: argparse._SubParsersAction, common: argparse.Argument
 def _convert(options: argparse.Namespace) -> int:
     from workbench.export.convert import convert
 
-    print(convert(options.model, options.output, spatial=options.spatial, opset=options.opset, pb_path=options.pb))
+    print(
+        convert(
+            options.model,
+            options.output,
+            spatial=tuple(options.spatial) if options.spatial else None,
+            opset=options.opset,
+            pb_path=options.pb,
+        )
+    )
     return EXIT_OK
 
 
 def _add_verify(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
     text = "Run two forms of one network on the same inputs and judge whether the answers agree."
     parser = commands.add_parser("verify", parents=[common], help="compare two forms of a network", description=text)
-    parser.add_argument("model", help="the reference: .keras, .h5, SavedModel folder, .pb, .onnx, resnet50 or fcn_vgg16")
+    parser.add_argument(
+        "model", help="the reference: .keras, .h5, SavedModel folder, .pb, .onnx, resnet50 or fcn_vgg16"
+    )
     parser.add_argument("other", help="what is judged, such as an .onnx file")
     parser.add_argument("--images", type=Path, metavar="DIR", help="pictures to judge on; built-in ones by default")
     parser.add_argument(

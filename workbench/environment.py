@@ -71,8 +71,8 @@ def report() -> str:
         Lines of text.
     """
     lines = [
-        f"Python      {platform.python_version()} on {platform.system()} {platform.machine()}",
-        f"Processor   {processor_name()}, {os.cpu_count()} logical cores",
+        f"{'Python':<16}{platform.python_version()} on {platform.system()} {platform.machine()}",
+        f"{'processor':<16}{processor_name()}, {os.cpu_count()} logical cores",
     ]
     for package in PACKAGES:
         lines.append(f"{package:<16}{package_version(package) or 'not installed'}")
@@ -99,7 +99,12 @@ def processor_name() -> str:
 def diagnose() -> list[str]:
     """Try what the demonstration needs and return one sentence for each thing that is missing."""
     problems = []
-    for module, extra in (("onnxruntime", "base"), ("tensorflow", "keras"), ("keras", "keras"), ("tf2onnx", "keras")):
+    for module, extra in (
+        ("onnxruntime", "base"),
+        ("tensorflow", "keras"),
+        ("keras", "keras"),
+        ("tf2onnx", "keras"),
+    ):
         try:
             load_tensorflow() if module == "tensorflow" else require_backend(module, extra)
         except BackendUnavailableError as error:

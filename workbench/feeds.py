@@ -82,7 +82,7 @@ def picture_array(picture: np.ndarray, spec: TensorSpec, preprocess: str) -> np.
         InputError: the input leaves its height or width open.
     """
     axis = channel_axis(spec)
-    height, width = (spec.shape[2:] if axis == 1 else spec.shape[1:3])
+    height, width = spec.shape[2:] if axis == 1 else spec.shape[1:3]
     if height is None or width is None:
         raise InputError(f"{spec.name} is {spec.describe()}; convert the model with fixed height and width first")
     chw = rescale_image(picture, (height, width, 3)).transpose(2, 0, 1)
@@ -108,7 +108,9 @@ def random_array(spec: TensorSpec, generator: np.random.Generator) -> np.ndarray
         return generator.standard_normal(shape).astype(dtype)
     if dtype.kind in "iub":
         return generator.integers(0, 2, shape).astype(dtype)
-    raise InputError(f"{spec.name} takes {spec.dtype}, for which no test input can be made; give numbers to the network")
+    raise InputError(
+        f"{spec.name} takes {spec.dtype}, for which no test input can be made; give numbers to the network"
+    )
 
 
 def _pictures(folder: str | os.PathLike[str] | None) -> Iterator[tuple[str, np.ndarray]]:

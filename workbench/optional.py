@@ -21,5 +21,5 @@ def require_backend(name: str, extra: str) -> ModuleType:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
         raise BackendUnavailableError(
-            f"{name} cannot be imported ({error}); install it with: pip install 'workbench[{extra}]'"
+            f"{name} cannot be imported ({error}); in the project's folder run: pip install -e '.[{extra}]'"
         ) from error

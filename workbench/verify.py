@@ -40,7 +40,10 @@ def verify(
 
 
 def verify_runners(
-    reference: Runner, candidate: Runner, feeds: Iterable[tuple[str, Feed]], tolerance: Tolerance | None = None
+    reference: Runner,
+    candidate: Runner,
+    feeds: Iterable[tuple[str, Feed]],
+    tolerance: Tolerance | None = None,
 ) -> ParityReport:
     """Compare two open runners on named feeds.
 

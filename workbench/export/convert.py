@@ -1,7 +1,6 @@
 """From whatever a reader calls a model to an ONNX file, with a summary in words."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ def convert(
     source: Any,
     path: str | os.PathLike[str],
     *,
-    spatial: Sequence[int] | None = None,
+    spatial: tuple[int, int] | None = None,
     opset: int = OPSET,
     pb_path: str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -45,7 +44,7 @@ def convert(
         raise InputError(f"{source} is an ONNX file already; compare it with: workbench verify MODEL {source}")
     with tqdm(total=5, unit="step", leave=False, disable=not progress) as bar:
         bar.set_description("open and freeze the model")
-        frozen = freeze_model(open_model(source), spatial=tuple(spatial) if spatial else None)
+        frozen = freeze_model(open_model(source), spatial=spatial)
         if pb_path is not None:
             write_pb(frozen, pb_path)
         bar.update()

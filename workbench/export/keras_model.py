@@ -225,7 +225,15 @@ def frozen_to_onnx(frozen: FrozenGraph, path: str | os.PathLike[str], *, opset: 
         pb_path = Path(folder) / "model.pb"
         _write_graph(frozen, pb_path)
         names = [",".join(frozen.inputs), ",".join(frozen.outputs)]
-        command = [sys.executable, "-m", "workbench.export.tf2onnx_child", pb_path, temporary, *names, str(opset)]
+        command = [
+            sys.executable,
+            "-m",
+            "workbench.export.tf2onnx_child",
+            pb_path,
+            temporary,
+            *names,
+            str(opset),
+        ]
         _run_child([str(part) for part in command], bar)
     return Path(path)
 
@@ -264,7 +272,9 @@ def _write_graph(frozen: FrozenGraph, path: Path) -> None:
     try:
         path.write_bytes(frozen.graph_def.SerializeToString())
     except ValueError as error:
-        raise ExportError("the frozen graph is larger than the 2 GB a .pb file can hold; use a smaller network") from error
+        raise ExportError(
+            "the frozen graph is larger than the 2 GB a .pb file can hold; use a smaller network"
+        ) from error
 
 
 def _fixed_shape(name: str, shape: tuple[int | None, ...], spatial: tuple[int, int] | None) -> list[int | None]:

@@ -41,7 +41,8 @@ def open_model(source: Any) -> Any:
     if path.suffix.lower() in KERAS_SUFFIXES:
         return _read_keras(path)
     raise ModelError(
-        f"{path} is not a model this program opens; expected {', '.join(KERAS_SUFFIXES)}, .pb, .onnx or a SavedModel folder"
+        f"{path} is not a model this program opens; expected {', '.join(KERAS_SUFFIXES)}, .pb, .onnx "
+        "or a SavedModel folder"
     )
 
 
@@ -76,7 +77,9 @@ def read_frozen_graph(
     outputs = tuple(outputs or _unread(graph_def))
     missing = [name for name in (*inputs, *outputs) if name not in names]
     if missing or not inputs or not outputs:
-        raise ModelError(f"{path} has no node {', '.join(missing) or 'to feed'}; its ends are {', '.join(_ends(graph_def))}")
+        raise ModelError(
+            f"{path} has no node {', '.join(missing) or 'to feed'}; its ends are {', '.join(_ends(graph_def))}"
+        )
     return FrozenGraph(graph_def, inputs, outputs)
 
 
@@ -98,17 +101,17 @@ def _read_keras(path: Path) -> Any:
 def _explain(path: Path, error: Exception) -> str:
     """Turn what Keras raises into one sentence with a way out."""
     text = str(error)
-    if "Lambda" in text or "lambda" in text and "safe" in text:
+    if "Lambda" in text or ("lambda" in text and "safe" in text):
         return (
-            f"{path} holds a Lambda layer, which is code; loading it is refused (safe_mode). If you trust the file, load it "
-            "yourself with keras.saving.load_model(..., safe_mode=False) and pass the model object, or replace the layer"
+            f"{path} holds a Lambda layer, which is code, so it is not loaded (safe_mode); replace the layer, or, if you "
+            "trust the file, load it with keras.saving.load_model(..., safe_mode=False) and pass the model object"
         )
     for marker in ("Could not locate class '", "Unknown layer: '"):
         if marker in text:
             name = text.split(marker, 1)[1].split("'", 1)[0]
             return (
-                f"{path} uses the layer {name}, which is defined nowhere here; import the code that defines it (decorated "
-                "with @keras.saving.register_keras_serializable()) and pass the model object instead of the file"
+                f"{path} uses the layer {name}, which is defined nowhere here; import the code that defines it "
+                "(decorated with @keras.saving.register_keras_serializable()) and pass the model object instead of the file"
             )
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return f"{path} is not a Keras model that can be read, or was cut short ({first}); save or copy it again"
@@ -116,7 +119,9 @@ def _explain(path: Path, error: Exception) -> str:
 
 def _read_saved_model(path: Path) -> FrozenGraph:
     if not (path / "saved_model.pb").is_file():
-        raise ModelError(f"got the directory {path}, which is not a SavedModel (no saved_model.pb in it); give a model file")
+        raise ModelError(
+            f"got the directory {path}, which is not a SavedModel (no saved_model.pb in it); give a model file"
+        )
     tf = load_tensorflow()
     try:
         module = tf.saved_model.load(str(path))
@@ -133,10 +138,14 @@ def _read_saved_model(path: Path) -> FrozenGraph:
 
 def _check_graph(path: Path, graph_def: Any) -> None:
     if not graph_def.node:
-        raise ModelError(f"{path} holds an empty graph (a SavedModel's saved_model.pb belongs in its folder); freeze the model again")
+        raise ModelError(
+            f"{path} holds an empty graph (a SavedModel's saved_model.pb belongs in its folder); freeze the model again"
+        )
     variables = [node.name for node in graph_def.node if node.op in ("Variable", "VariableV2", "VarHandleOp")]
     if variables:
-        raise ModelError(f"{path} still has variables ({variables[0]}, ...); freeze it: keras_to_pb writes a frozen graph")
+        raise ModelError(
+            f"{path} still has variables ({variables[0]}, ...); freeze it: keras_to_pb writes a frozen graph"
+        )
 
 
 def _ends(graph_def: Any) -> list[str]:
@@ -145,4 +154,8 @@ def _ends(graph_def: Any) -> list[str]:
 
 def _unread(graph_def: Any) -> list[str]:
     read = {name.split(":")[0].lstrip("^") for node in graph_def.node for name in node.input}
-    return [node.name for node in graph_def.node if node.name not in read and node.op not in ("NoOp", "Const", "Placeholder")]
+    return [
+        node.name
+        for node in graph_def.node
+        if node.name not in read and node.op not in ("NoOp", "Const", "Placeholder")
+    ]

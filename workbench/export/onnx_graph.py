@@ -12,7 +12,6 @@ from workbench.errors import ModelError
 from workbench.runners.base import TensorSpec
 
 
-
 @dataclass(frozen=True)
 class OnnxSummary:
     """What an ONNX graph holds.
@@ -81,7 +80,9 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises DecodeError, which is not public
-        raise ModelError(f"{path} is not an ONNX file, or was cut short ({_first_line(error)}); copy it again") from error
+        raise ModelError(
+            f"{path} is not an ONNX file, or was cut short ({_first_line(error)}); copy it again"
+        ) from error
     if not model.ir_version or not model.HasField("graph"):
         raise ModelError(f"{path} is not an ONNX file: it has no graph; copy it again")
     return model
@@ -129,7 +130,9 @@ def _check_external_data(path: Path, model: onnx.ModelProto) -> None:
             continue
         file = (folder / location).resolve()
         if not file.is_relative_to(folder):
-            raise ModelError(f"{path} keeps {tensor.name} in {location}, outside its own folder; move it beside the model")
+            raise ModelError(
+                f"{path} keeps {tensor.name} in {location}, outside its own folder; move it beside the model"
+            )
         if not file.is_file():
             raise ModelError(f"{path} keeps {tensor.name} in {location}, which is missing; copy it beside the model")
 
@@ -139,7 +142,9 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
     unknown = {
         f"{node.domain + '.' if node.domain else ''}{node.op_type}"
         for node in model.graph.node
-        if (node.domain, node.op_type) not in local and node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type)
+        if (node.domain, node.op_type) not in local
+        and node.domain in ("", "ai.onnx")
+        and not onnx.defs.has(node.op_type)
     }
     if unknown:
         raise ModelError(

@@ -51,7 +51,10 @@ def main(arguments: list[str]) -> int:
         return 1
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        print(f"error: tf2onnx cannot convert this graph: {(lines or [type(error).__name__])[0]}", file=sys.stderr)
+        print(
+            f"error: tf2onnx cannot convert this graph: {(lines or [type(error).__name__])[0]}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -76,7 +76,9 @@ def build(
 
 
 def demonstration_model(
-    keras: Any, input_size: tuple[int, int] = (512, 1024), weights: str | os.PathLike[str] = DEMONSTRATION_WEIGHTS
+    keras: Any,
+    input_size: tuple[int, int] = (512, 1024),
+    weights: str | os.PathLike[str] = DEMONSTRATION_WEIGHTS,
 ) -> Any:
     """Build the narrow network (width 0.25) with the committed weights trained on generated street scenes.
 

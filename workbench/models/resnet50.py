@@ -73,7 +73,7 @@ def build(keras: Any, *, weights: str = "imagenet", seed: int = 0, crops: np.nda
         model, reason = _with_imagenet_weights(keras)
         if model is not None:
             return ResNet50(model, "imagenet", "ImageNet weights of keras.applications")
-        reason = f"ImageNet weights could not be had ({reason}); "
+        reason = f"ImageNet weights could not be had from Keras's cache or the network ({reason}); "
     else:
         reason = ""
     model = _calibrated(keras, seed, photograph_crops() if crops is None else crops)
@@ -116,7 +116,7 @@ def _with_imagenet_weights(keras: Any) -> tuple[Any, str]:
     try:
         return keras.applications.ResNet50(weights="imagenet", classifier_activation=None), ""
     except Exception as error:  # Keras raises a bare Exception when its download fails
-        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+        return None, str(error).rsplit(" -- ", 1)[-1].splitlines()[0]
     finally:
         socket.setdefaulttimeout(timeout)
 

@@ -36,7 +36,7 @@ def save_weights(weights: dict[str, np.ndarray], path: str | os.PathLike[str], d
     if bad:
         raise ModelError(f"{', '.join(bad)} overflow {dtype}; save them as float32")
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:

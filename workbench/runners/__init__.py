@@ -34,7 +34,11 @@ def open_runner(target: Any, backend: str = "auto") -> Runner:
         raise InputError(f"got {kind} for backend={backend!r}; use backend={wanted!r}, or convert the model first")
     runner = _open_onnx(target) if is_onnx else _open_framework(target)
     runner.reason = f"{runner.info.name}: " + (
-        "asked for by name" if backend != "auto" else "the backend for .onnx files on this machine" if is_onnx else "the framework that made the model"
+        "asked for by name"
+        if backend != "auto"
+        else "the backend for .onnx files on this machine"
+        if is_onnx
+        else "the framework that made the model"
     )
     return runner
 

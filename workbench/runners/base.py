@@ -200,9 +200,7 @@ def check_feed(specs: Mapping[str, TensorSpec], feed: Mapping[str, np.ndarray]) 
             )
     for name in feed:
         if name not in specs:
-            raise FeedError(
-                f"got an input {name!r} the network does not have, expected {expected}; remove it"
-            )
+            raise FeedError(f"got an input {name!r} the network does not have, expected {expected}; remove it")
     for name, spec in specs.items():
         _check_tensor(spec, feed[name])
 

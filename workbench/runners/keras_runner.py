@@ -52,7 +52,9 @@ class FrozenGraphRunner(Runner):
         tf = load_tensorflow()
         tf.config.experimental.enable_tensor_float_32_execution(False)
         wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(frozen.graph_def, name=""), [])
-        tensors = [[wrapped.graph.get_tensor_by_name(f"{n}:0") for n in names] for names in (frozen.inputs, frozen.outputs)]
+        tensors = [
+            [wrapped.graph.get_tensor_by_name(f"{n}:0") for n in names] for names in (frozen.inputs, frozen.outputs)
+        ]
         self._tf, self._forward = tf, wrapped.prune(*tensors)
         info = RunnerInfo("tensorflow", tf.__version__, _device(tf))
         super().__init__(info, _specs(frozen.inputs, tensors[0]), _specs(frozen.outputs, tensors[1]))
