@@ -4,15 +4,18 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RTX_STAMP := $(VENV)/.rtx
 # The extras whose packages requirements.txt pins.
 PINNED := keras lab dev
 UV ?= uv
+# The Python of the GPU tests: a machine with a GPU may bring its own CUDA packages.
+GPU_PYTHON ?= $(BIN)/python
 # The first Python here that the project supports; python3 where there is none, and the set-up then says so.
 PYTHON ?= $(shell for name in python3.12 python3.11 python3.13 python3 python; do \
 	"$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 \
 	&& { echo "$$name"; exit; }; done; echo python3)
 
-.PHONY: help demo test lab lint notebooks bench pins clean
+.PHONY: help demo test test-gpu rtx lab lint notebooks bench pins clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +25,11 @@ demo: $(STAMP) ## Convert two networks and show both answers side by side (ARGS=
 
 test: $(STAMP) ## Run the tests; fails below 90 % coverage
 	$(BIN)/python -m pytest --cov --durations=10 $(ARGS)
+
+rtx: $(RTX_STAMP) ## Also install TensorRT-RTX, which builds engines without a GPU (under NVIDIA's own licence)
+
+test-gpu: ## Run the tests that need an NVIDIA GPU and record them (GPU_PYTHON=python3 for another environment)
+	@$(GPU_PYTHON) scripts/record_gpu_run.py $(ARGS)
 
 lab: $(STAMP) ## Open the notebooks in JupyterLab, on this machine only
 	$(BIN)/jupyter lab --ip=127.0.0.1 $$([ "$$(id -u)" != 0 ] || echo --allow-root) notebooks/00_start_here.ipynb
@@ -41,6 +49,8 @@ bench: $(STAMP) ## Run every benchmark
 pins: ## Resolve requirements.txt again after a change in pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
 	$(UV) pip compile pyproject.toml --universal --python-version 3.11 $(PINNED:%=--extra %) \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.txt $(ARGS)
+	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --extra rtx --constraint requirements.txt \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements-rtx.txt $(ARGS)
 
 clean: ## Remove the environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .pytest_cache .hypothesis .mypy_cache .ruff_cache
@@ -50,3 +60,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || \
 		{ echo "no Python was found (looked for $(PYTHON)); install Python 3.11, 3.12 or 3.13" >&2; exit 1; }
 	@"$(PYTHON)" scripts/setup_environment.py $(VENV)
+
+$(RTX_STAMP): $(STAMP) requirements-rtx.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check -r requirements-rtx.txt
+	@touch $@

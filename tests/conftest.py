@@ -4,6 +4,9 @@ import os
 
 from hypothesis import settings
 
+# They need an NVIDIA GPU: `make test-gpu` runs and records them, and says which could not run.
+collect_ignore = ["gpu"]
+
 # Before any test imports Keras or TensorFlow: a reader's own Keras settings must not change what is tested.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -16,7 +16,11 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-PINNED_EXTRAS = re.search(r"^PINNED := (.+)$", MAKEFILE, re.M).group(1).split()
+# Each file of pins, and the extras whose packages it pins besides the base.
+PIN_FILES = {
+    "requirements.txt": re.search(r"^PINNED := (.+)$", MAKEFILE, re.M).group(1).split(),
+    "requirements-rtx.txt": ["rtx"],
+}
 ORDERED = {
     "jupyterlab",
     "keras2onnx",
@@ -70,14 +74,14 @@ def environment_lines():
     return [Requirement(line.strip()) for line in lines]
 
 
-def pins():
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+def pins(file="requirements.txt"):
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     return [Requirement(line) for line in lines]
 
 
-def applicable_pins(environment):
+def applicable_pins(environment, file):
     found = {}
-    for pin in pins():
+    for pin in pins(file):
         if pin.marker is None or pin.marker.evaluate(environment):
             name = canonicalize_name(pin.name)
             assert name not in found, f"{name} is pinned twice"
@@ -146,21 +150,34 @@ def test_environment_file_says_who_needs_each_line():
 # requirements.txt
 
 
-def test_requirements_are_plain_pins():
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("file", PIN_FILES)
+def test_requirements_are_plain_pins(file):
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     strange = [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; [\w '<>=!.()]+)?", line)]
     assert strange == []
 
 
+@pytest.mark.parametrize("file", PIN_FILES)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_requirements_satisfy_pyproject(environment):
-    pinned = applicable_pins(environment)
-    wanted = [*PROJECT["dependencies"], *itertools.chain(*(EXTRAS[extra] for extra in PINNED_EXTRAS))]
+def test_requirements_satisfy_pyproject(environment, file):
+    pinned = applicable_pins(environment, file)
+    wanted = [*PROJECT["dependencies"], *itertools.chain(*(EXTRAS[extra] for extra in PIN_FILES[file]))]
     for requirement in map(Requirement, wanted):
         if requirement.marker is None or requirement.marker.evaluate(environment):
             assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), str(
                 requirement
             )
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_both_files_pin_the_same_versions(environment):
+    base, rtx = (applicable_pins(environment, file) for file in PIN_FILES)
+    assert {name: version for name, version in rtx.items() if base.get(name, version) != version} == {}
+
+
+def test_nvidia_s_proprietary_builder_is_installed_only_when_asked_for():
+    assert "tensorrt-rtx" not in {pin.name for pin in pins()}
+    assert "make rtx" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")  # CI asks
 
 
 def test_requirements_are_complete():
@@ -190,7 +207,9 @@ def test_make_help_lists_every_target():
 
 
 def test_every_target_that_runs_something_installs_first():
-    targets = set(re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.M).group(1).split()) - {"help", "pins", "clean"}
+    # test-gpu runs in the environment that GPU_PYTHON names; rtx adds to the one that is there
+    targets = set(re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.M).group(1).split())
+    targets -= {"help", "pins", "clean", "test-gpu", "rtx"}
     assert {name for name in targets if re.search(rf"^{name}: \$\(STAMP\) ##", MAKEFILE, re.M)} == targets
 
 

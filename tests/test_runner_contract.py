@@ -1,19 +1,26 @@
 """One contract for every runner: the same questions, whatever computes."""
 
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 from networks import random_input, small_network, two_input_network
+from standin.runtime import open_standin
 
-from workbench.errors import FeedError, InputError, ModelError
+from workbench.errors import BackendUnavailableError, DeviceError, EngineLoadError, FeedError, InputError, ModelError
 from workbench.export.keras_model import keras_to_onnx, keras_to_pb
-from workbench.runners import open_runner
+from workbench.runners import open_runner, tensorrt_runner
+from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
+from workbench.verify import verify
 
-KINDS = ("keras", "saved_model", "frozen_graph", "onnxruntime")
+KINDS = ("keras", "saved_model", "frozen_graph", "onnxruntime", "tensorrt")
 BACKENDS = {
     "keras": "keras",
     "saved_model": "tensorflow",
     "frozen_graph": "tensorflow",
     "onnxruntime": "onnxruntime",
+    "tensorrt": "tensorrt",
 }
 
 
@@ -30,12 +37,30 @@ def targets(tmp_path_factory):
         "saved_model": folder / "saved_model",
         "frozen_graph": folder / "small.pb",
         "onnxruntime": folder / "small.onnx",
+        "tensorrt": folder / "small.plan",
         "two inputs": folder / "two.onnx",
     }
 
 
+@pytest.fixture(autouse=True)
+def standin(monkeypatch):
+    """In place of a GPU: `x.plan` opens `x.onnx` on the stand-in, so the runner is tested, and TensorRT is not."""
+    memories = []
+
+    def load_engine(path):
+        if not Path(path).with_suffix(".onnx").exists():
+            raise EngineLoadError(f"{path} does not exist")
+        engine, memory = open_standin(Path(path).with_suffix(".onnx"))
+        memories.append(memory)
+        return engine
+
+    monkeypatch.setattr(tensorrt_runner, "load_engine", load_engine)
+    monkeypatch.setattr(tensorrt_runner, "open_memory", lambda name: memories[-1])
+    return memories
+
+
 @pytest.fixture(params=KINDS)
-def runner(request, targets):
+def runner(request, targets, standin):
     with open_runner(targets[request.param]) as runner:
         assert runner.info.backend == BACKENDS[request.param]
         yield runner
@@ -118,6 +143,8 @@ def test_outputs_come_by_name_from_a_network_with_two(targets):
     [
         ("onnxruntime", "keras", "got an .onnx file for backend='keras'"),
         ("keras", "onnxruntime", "convert the model first"),
+        ("tensorrt", "onnxruntime", "got a TensorRT plan for backend='onnxruntime'; use backend='tensorrt'"),
+        ("onnxruntime", "tensorrt", "got an .onnx file for backend='tensorrt'"),
         ("keras", "abacus", "got backend='abacus', expected one of"),
     ],
 )
@@ -129,3 +156,108 @@ def test_a_backend_that_cannot_run_the_target_is_refused(targets, kind, backend,
 def test_an_onnx_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ModelError, match="does not exist"):
         open_runner(tmp_path / "nothing.onnx")
+
+
+# The TensorRT runner on the stand-in: how it uses the API. What TensorRT would answer is not tested here.
+
+
+def test_a_plan_with_several_inputs_and_outputs(targets):
+    feed = {"left": random_input((3, 8), 1), "right": random_input((3, 8), 2)}
+    with open_runner(targets["two inputs"]) as onnx, open_runner(targets["two inputs"].with_suffix(".plan")) as plan:
+        expected, got = onnx.infer(feed), plan.infer(feed)
+    assert list(got) == list(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(got[name], array)
+
+
+def test_a_plan_keeps_its_buffers_and_lets_them_grow(targets, standin):
+    with open_runner(targets["tensorrt"]) as runner:
+        memory = standin[-1]
+        assert memory.live == 0  # nothing before the first batch is known
+        counts = []
+        for batch in (2, 1, 2, 4, 3, 4):
+            runner.infer({"input": random_input((batch, 3, 32, 64), batch)})
+            counts.append(memory.allocations)
+        assert counts == [4, 4, 4, 8, 8, 8]
+        assert len(memory.areas) == 2
+    assert memory.live == 0
+
+
+def test_a_batch_outside_the_profile_of_a_plan_is_refused(targets):
+    with open_runner(targets["tensorrt"]) as runner:
+        with pytest.raises(InputError, match="got batch_size=9, but this engine takes batches of 1 to 8"):
+            runner.infer({"input": random_input((9, 3, 32, 64))})
+        assert runner.infer({"input": random_input((8, 3, 32, 64))})["output"].shape == (8, 20, 32, 64)
+
+
+def test_several_threads_may_use_one_plan(targets):
+    inputs = [random_input((1 + seed % 3, 3, 32, 64), seed, 50) for seed in range(6)]
+    with open_runner(targets["onnxruntime"]) as onnx:
+        expected = [onnx.infer({"input": x})["output"] for x in inputs]
+    with open_runner(targets["tensorrt"]) as runner:
+        problems = []
+
+        def work(index):
+            try:
+                for _ in range(3):
+                    got = runner.infer({"input": inputs[index]})["output"]
+                    np.testing.assert_array_equal(got, expected[index])
+            except BaseException as error:  # reported below
+                problems.append(error)
+
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(len(inputs))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not problems
+
+
+def test_a_plan_closes_after_an_error_of_the_gpu(targets, standin):
+    with pytest.raises(DeviceError, match="planted"), open_runner(targets["tensorrt"]) as runner:
+        runner.infer({"input": random_input((1, 3, 32, 64))})
+        standin[-1].fail_in_queue = DeviceError("planted")
+        runner.infer({"input": random_input((1, 3, 32, 64))})
+    assert standin[-1].live == 0
+
+
+def test_a_plan_without_gpu_memory_closes_its_engine(targets, monkeypatch):
+    engines = []
+    monkeypatch.setattr(tensorrt_runner, "open_memory", missing_memory)
+    load = tensorrt_runner.load_engine
+    monkeypatch.setattr(tensorrt_runner, "load_engine", lambda path: engines.append(load(path)) or engines[-1])
+    with pytest.raises(BackendUnavailableError, match="cuda-python is not installed"):
+        open_runner(targets["tensorrt"])
+    assert repr(engines[0]).endswith("(closed)>")
+
+
+def missing_memory(name):
+    raise BackendUnavailableError("cuda-python is not installed; run: pip install cuda-python")
+
+
+def test_a_plan_can_be_verified_like_any_other_form(targets):
+    report = verify(targets["keras"], targets["tensorrt"])
+    assert report.passed
+    assert "TensorRT stand-in of the tests" in report.to_text()
+
+
+def test_the_stand_in_says_in_its_name_that_it_is_one(targets):
+    with open_runner(targets["tensorrt"]) as runner:
+        assert "stand-in" in runner.info.version and "computed by ONNX Runtime" in runner.info.device
+
+
+# ONNX Runtime on a GPU, on a machine that has none; tests/gpu runs it where there is one.
+
+
+def test_onnx_runtime_for_the_cpu_refuses_a_gpu(targets):
+    with pytest.raises(BackendUnavailableError, match="is the build for the CPU; run: pip uninstall"):
+        OnnxRuntimeRunner(targets["onnxruntime"], device="cuda")
+    with pytest.raises(InputError, match="got device='tpu', expected 'cpu' or 'cuda'"):
+        OnnxRuntimeRunner(targets["onnxruntime"], device="tpu")
+
+
+def test_onnx_runtime_that_falls_back_to_the_cpu_is_refused(targets, monkeypatch):
+    monkeypatch.setattr("workbench.runners.onnxruntime_runner.prepare_cuda", lambda runtime: "a GPU")
+    monkeypatch.setattr("workbench.runners.onnxruntime_runner.providers", lambda device: ["CPUExecutionProvider"])
+    with pytest.raises(BackendUnavailableError, match="ONNX Runtime fell back to the CPU"):
+        OnnxRuntimeRunner(targets["onnxruntime"], device="cuda")

@@ -1,4 +1,4 @@
-"""The command line: demo, convert, verify, doctor."""
+"""The command line: demo, convert, build, verify, doctor."""
 
 import argparse
 import sys
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_convert, _add_verify, _add_doctor):
+    for add in (_add_demo, _add_convert, _add_build, _add_verify, _add_doctor):
         add(commands, common)
     return parser
 
@@ -110,6 +110,49 @@ def _convert(options: argparse.Namespace) -> int:
             pb_path=options.pb,
         )
     )
+    return EXIT_OK
+
+
+def _add_build(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    text = "Build a TensorRT engine from an ONNX file: a plan, and a manifest that says where it may be loaded."
+    parser = commands.add_parser("build", parents=[common], help="a TensorRT engine from ONNX", description=text)
+    parser.add_argument("model", type=Path, help="the .onnx file")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the .plan file to write")
+    parser.add_argument(
+        "--profile",
+        nargs="+",
+        metavar="NAME=MIN,OPT,MAX",
+        help="shapes of dynamic inputs, such as input=1x3x224x224,4x3x224x224,8x3x224x224 (default: batch 1, 4, 8)",
+    )
+    parser.add_argument("--targets", nargs="+", metavar="SM", help="ahead of time, such as: sm89 sm120 (RTX only)")
+    parser.add_argument("--precision", default="fp32", help="only fp32, without TF32 (default: fp32)")
+    parser.add_argument("--flavour", help="tensorrt or tensorrt_rtx (default: the first that is installed)")
+    parser.add_argument("--workspace-mib", type=int, default=1024, metavar="N", help="scratch memory (default: 1024)")
+    parser.add_argument("--timeout", type=float, metavar="S", help="end the build after this many seconds")
+    parser.add_argument("--no-cache", action="store_true", help="build even if the same engine was built before")
+    parser.add_argument("--show-commands", action="store_true", help="also print the trtexec and polygraphy lines")
+    parser.set_defaults(run=_build)
+
+
+def _build(options: argparse.Namespace) -> int:
+    from workbench.engine import build_engine, check_plan_path, engine_text, equivalent_commands, save_engine
+    from workbench.profiles import parse_profile
+
+    check_plan_path(options.output)
+    plan = build_engine(
+        options.model,
+        precision=options.precision,
+        workspace_bytes=options.workspace_mib << 20,
+        profile=parse_profile(options.profile) if options.profile else None,
+        targets=options.targets,
+        flavour=options.flavour,
+        timeout_s=options.timeout,
+        cache=not options.no_cache,
+    )
+    save_engine(plan, options.output)
+    print(engine_text(plan, options.output))
+    if options.show_commands:
+        print("the same with NVIDIA's tools:", *equivalent_commands(plan, options.model, options.output), sep="\n  ")
     return EXIT_OK
 
 

@@ -76,7 +76,28 @@ def report() -> str:
     ]
     for package in PACKAGES:
         lines.append(f"{package:<16}{package_version(package) or 'not installed'}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *engine_lines()])
+
+
+def engine_lines() -> list[str]:
+    """Describe what can build and run engines here: the NVIDIA driver and each TensorRT that can be imported."""
+    from workbench import tensorrt_api
+
+    driver = tensorrt_api.probe_driver()
+    lines = [f"{'NVIDIA driver':<16}{driver.problem or f'for CUDA {driver.cuda}'}"]
+    lines += [f"{'GPU':<16}{gpu.name}, {gpu.memory_bytes >> 20} MiB, {gpu.capability}" for gpu in driver.gpus]
+    flavours, broken = tensorrt_api.available_flavours()
+    for flavour in flavours:
+        if flavour.builds_ahead_of_time:
+            use = f"builds here for {', '.join(flavour.targets)}"
+        elif flavour.can_build:
+            use = "builds on a GPU only" if driver.problem else "builds here"
+        else:
+            use = "runs plans, builds none"
+        runs = "a GPU is needed to run" if driver.problem else tensorrt_api.unsupported_gpu(flavour, driver.gpus[0])
+        lines.append(f"{'engines':<16}{flavour.title}: {use}; {runs or 'runs here'}")
+    lines += [f"{'engines':<16}{sentence}" for sentence in broken]
+    return lines if flavours or broken else [*lines, f"{'engines':<16}no TensorRT is installed"]
 
 
 def package_version(package: str) -> str | None:
@@ -97,7 +118,9 @@ def processor_name() -> str:
 
 
 def diagnose() -> list[str]:
-    """Try what the demonstration needs and return one sentence for each thing that is missing."""
+    """Try what the demonstration needs, and any TensorRT; return one sentence for each thing that is missing."""
+    from workbench import tensorrt_api
+
     problems = []
     for module, extra in (
         ("onnxruntime", "base"),
@@ -109,7 +132,7 @@ def diagnose() -> list[str]:
             load_tensorflow() if module == "tensorflow" else require_backend(module, extra)
         except BackendUnavailableError as error:
             problems.append(str(error))
-    return problems
+    return [*problems, *tensorrt_api.available_flavours()[1]]
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """The errors this package raises: each message says what was got, what was expected and what to do next."""
 
+from collections.abc import Iterable
+
 
 class WorkbenchError(Exception):
     """Base of every error that is the caller's to mend; the command line prints it as one sentence."""
@@ -31,3 +33,28 @@ class ExportError(WorkbenchError, RuntimeError):
 
 class OutputError(WorkbenchError, OSError):
     """A result could not be written."""
+
+
+class EngineBuildError(WorkbenchError, RuntimeError):
+    """TensorRT did not build an engine.
+
+    Args:
+        message: What went wrong and what to do, in one sentence or two.
+        log: The builder's own lines, oldest first.
+    """
+
+    def __init__(self, message: str, log: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.log = tuple(log)
+
+
+class EngineLoadError(WorkbenchError, RuntimeError):
+    """A plan does not load here: damaged, or built for another flavour, version or GPU."""
+
+
+class DriverError(BackendUnavailableError):
+    """TensorRT is installed, but this machine has no usable NVIDIA driver or GPU."""
+
+
+class DeviceError(WorkbenchError, RuntimeError):
+    """A call to the GPU failed: memory, a copy, a stream or the execution of an engine."""

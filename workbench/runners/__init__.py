@@ -1,6 +1,7 @@
 """Runners: one contract, whatever computes. `open_runner` picks one and says why."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,38 +10,50 @@ from workbench.runners.base import Runner, RunnerInfo, TensorSpec
 
 __all__ = ["Runner", "RunnerInfo", "TensorSpec", "open_runner"]
 
-BACKENDS = ("auto", "keras", "onnxruntime")
+BACKENDS = ("auto", "keras", "onnxruntime", "tensorrt")
+PLAN_SUFFIXES = (".plan", ".engine")
+
+# For each backend: what it runs, and why it is taken when nobody asked for another.
+_KINDS = {
+    "onnxruntime": ("an .onnx file", "the backend for .onnx files on this machine"),
+    "tensorrt": ("a TensorRT plan", "the runtime that the plan was built for"),
+    "keras": ("a Keras or TensorFlow model", "the framework that made the model"),
+}
 
 
 def open_runner(target: Any, backend: str = "auto") -> Runner:
     """Open a network for running; use it in a `with` block.
 
     Args:
-        target: an `.onnx` file, a Keras file, a SavedModel folder, a `.pb`, a model name, or a Keras model.
-        backend: `"auto"` (ONNX Runtime for `.onnx`, Keras or TensorFlow for the rest), `"onnxruntime"`, `"keras"`.
+        target: an `.onnx` file, a TensorRT `.plan`, a Keras file, a SavedModel folder, a `.pb`, a model name, or a
+            Keras model.
+        backend: `"auto"` (TensorRT for a plan, ONNX Runtime for `.onnx`, Keras or TensorFlow for the rest),
+            `"onnxruntime"`, `"tensorrt"`, `"keras"`.
     Returns:
         The runner; its `reason` says why this backend was taken.
     Raises:
         InputError: no such backend, or one that cannot run this kind of file.
-        BackendUnavailableError: the backend's package is missing.
+        BackendUnavailableError: the backend's package, or the GPU it needs, is missing.
+        EngineLoadError: the plan is damaged, or was built for another machine.
         ModelError: the file cannot be opened.
     """
     if backend not in BACKENDS:
         raise InputError(f"got backend={backend!r}, expected one of {', '.join(BACKENDS)}")
-    is_onnx = isinstance(target, (str, os.PathLike)) and Path(target).suffix.lower() == ".onnx"
-    wanted = "onnxruntime" if is_onnx else "keras"
+    wanted = _backend_for(target)
+    kind, why = _KINDS[wanted]
     if backend not in ("auto", wanted):
-        kind = "an .onnx file" if is_onnx else "a Keras or TensorFlow model"
         raise InputError(f"got {kind} for backend={backend!r}; use backend={wanted!r}, or convert the model first")
-    runner = _open_onnx(target) if is_onnx else _open_framework(target)
-    runner.reason = f"{runner.info.name}: " + (
-        "asked for by name"
-        if backend != "auto"
-        else "the backend for .onnx files on this machine"
-        if is_onnx
-        else "the framework that made the model"
-    )
+    runner = _OPENERS[wanted](target)
+    runner.reason = f"{runner.info.name}: {why if backend == 'auto' else 'asked for by name'}"
     return runner
+
+
+def _backend_for(target: Any) -> str:
+    """Tell by the file's suffix which backend runs it."""
+    suffix = Path(target).suffix.lower() if isinstance(target, str | os.PathLike) else ""
+    if suffix in PLAN_SUFFIXES:
+        return "tensorrt"
+    return "onnxruntime" if suffix == ".onnx" else "keras"
 
 
 def _open_onnx(target: str | os.PathLike[str]) -> Runner:
@@ -56,3 +69,16 @@ def _open_framework(target: Any) -> Runner:
 
     model = open_model(target)
     return FrozenGraphRunner(model) if isinstance(model, FrozenGraph) else KerasRunner(model)
+
+
+def _open_plan(target: str | os.PathLike[str]) -> Runner:
+    from workbench.runners.tensorrt_runner import TensorRTRunner
+
+    return TensorRTRunner(target)
+
+
+_OPENERS: dict[str, Callable[[Any], Runner]] = {
+    "onnxruntime": _open_onnx,
+    "tensorrt": _open_plan,
+    "keras": _open_framework,
+}
