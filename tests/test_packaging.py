@@ -158,9 +158,7 @@ def test_requirements_satisfy_pyproject(environment):
     wanted = [*PROJECT["dependencies"], *itertools.chain(*(EXTRAS[extra] for extra in PINNED_EXTRAS))]
     for requirement in map(Requirement, wanted):
         if requirement.marker is None or requirement.marker.evaluate(environment):
-            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), str(
-                requirement
-            )
+            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), str(requirement)
 
 
 def test_requirements_are_complete():

@@ -152,9 +152,7 @@ class ParityReport:
         """Write the report as an aligned table; the first line is the verdict."""
         rows = [_HEADINGS, *(_cells(output) for output in self.outputs)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-        table = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-        ]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         table.insert(1, "  ".join("-" * width for width in widths))
         lines = [self.verdict, "", *table, "", *self._remarks()]
         return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -164,14 +162,10 @@ class ParityReport:
         line = "border-bottom:1px solid rgba(128,128,128,.35);padding:.25em .7em;text-align:left"
         head = "".join(f'<th style="{line}">{html.escape(name)}</th>' for name in _HEADINGS)
         body = "".join(
-            "<tr>"
-            + "".join(f'<td style="{line}">{html.escape(cell)}</td>' for cell in _cells(output))
-            + "</tr>"
+            "<tr>" + "".join(f'<td style="{line}">{html.escape(cell)}</td>' for cell in _cells(output)) + "</tr>"
             for output in self.outputs
         )
-        remarks = "".join(
-            f'<div style="opacity:.8">{html.escape(remark)}</div>' for remark in self._remarks()
-        )
+        remarks = "".join(f'<div style="opacity:.8">{html.escape(remark)}</div>' for remark in self._remarks())
         return (
             f'<div style="border-left:.35em solid {_COLORS[self.status]};padding:.2em .8em;color:inherit">'
             f'<div style="font-weight:600;margin-bottom:.4em">{html.escape(self.verdict)}</div>'
@@ -198,12 +192,8 @@ class ParityReport:
             f"mean {allowed.mean_relative_error:.0e}, agreement {_percent(allowed.agreement)}.",
         ]
         if len(self.worst) > 1:
-            lines.append(
-                "Worst: " + ", ".join(f"{name} ({error:.1e})" for name, error in self.worst[:3]) + "."
-            )
-        problems = [
-            f"Output {output.name}: {problem}." for output in self.outputs for problem in output.problems
-        ]
+            lines.append("Worst: " + ", ".join(f"{name} ({error:.1e})" for name, error in self.worst[:3]) + ".")
+        problems = [f"Output {output.name}: {problem}." for output in self.outputs for problem in output.problems]
         return lines + problems + [f"Note: {note}" for note in self.notes]
 
 
@@ -286,9 +276,7 @@ def compare_batches(
     if not sums:
         raise InputError("got no outputs to compare; run at least one image through both runners")
     outputs = tuple(total.finish(pair, tolerance) for pair, total in sums.items())
-    notes = [
-        note for total, output in zip(sums.values(), outputs, strict=True) for note in total.notes(output)
-    ]
+    notes = [note for total, output in zip(sums.values(), outputs, strict=True) for note in total.notes(output)]
     if renamed:
         notes.insert(0, _renamed_note(outputs))
     return _make_report(reference_name, candidate_name, outputs, images, notes, tolerance)
@@ -323,9 +311,7 @@ def _pass_verdict(
     judged = [output for output in outputs if not output.holds_integers] or outputs
     error = max(output.max_relative_error for output in judged)
     agreements = [output for output in outputs if output.agreement is not None]
-    text = (
-        f"PASS: {candidate} answers like {reference} on {_count(images, 'image')}: largest error {error:.1e}"
-    )
+    text = f"PASS: {candidate} answers like {reference} on {_count(images, 'image')}: largest error {error:.1e}"
     text += f" of the range (allowed {allowed.max_relative_error:.0e})"
     if agreements:
         lowest = min(agreements, key=lambda output: output.agreement or 0)
@@ -361,9 +347,7 @@ def _as_arrays(outputs: Outputs) -> dict[str, NDArray]:
     arrays = {name: np.asarray(value) for name, value in outputs.items()}
     for name, array in arrays.items():
         if array.dtype.kind not in "biuf":
-            raise InputError(
-                f"output {name} is {array.dtype}, expected real numbers; leave it out of the comparison"
-            )
+            raise InputError(f"output {name} is {array.dtype}, expected real numbers; leave it out of the comparison")
     return arrays
 
 
@@ -694,9 +678,7 @@ def _find_class_axis(shape: tuple[int, ...], class_axis: int | Literal["auto"] |
         return 1 if len(shape) == 2 else None
     axis = class_axis + len(shape) if class_axis < 0 else class_axis
     if not 1 <= axis < len(shape):
-        raise InputError(
-            f"got class_axis {class_axis} for an output of shape {shape}, expected 1..{len(shape) - 1}"
-        )
+        raise InputError(f"got class_axis {class_axis} for an output of shape {shape}, expected 1..{len(shape) - 1}")
     return axis
 
 

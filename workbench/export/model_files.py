@@ -103,15 +103,15 @@ def _explain(path: Path, error: Exception) -> str:
     text = str(error)
     if "Lambda" in text or ("lambda" in text and "safe" in text):
         return (
-            f"{path} holds a Lambda layer, which is code, so it is not loaded (safe_mode); replace the layer, or, if you "
-            "trust the file, load it with keras.saving.load_model(..., safe_mode=False) and pass the model object"
+            f"{path} holds a Lambda layer, which is code, so it is not loaded (safe_mode); replace the layer, "
+            "or, if you trust the file, load it with keras.saving.load_model(..., safe_mode=False) and pass the model object"
         )
     for marker in ("Could not locate class '", "Unknown layer: '"):
         if marker in text:
             name = text.split(marker, 1)[1].split("'", 1)[0]
             return (
                 f"{path} uses the layer {name}, which is defined nowhere here; import the code that defines it "
-                "(decorated with @keras.saving.register_keras_serializable()) and pass the model object instead of the file"
+                "(decorated with @keras.saving.register_keras_serializable()) and pass the model object, not the file"
             )
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return f"{path} is not a Keras model that can be read, or was cut short ({first}); save or copy it again"
