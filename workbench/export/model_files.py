@@ -104,7 +104,7 @@ def _explain(path: Path, error: Exception) -> str:
     if "Lambda" in text or ("lambda" in text and "safe" in text):
         return (
             f"{path} holds a Lambda layer, which is code, so it is not loaded (safe_mode); replace the layer, "
-            "or, if you trust the file, load it with keras.saving.load_model(..., safe_mode=False) and pass the model object"
+            "or, if you trust the file, call keras.saving.load_model(..., safe_mode=False) and pass the model object"
         )
     for marker in ("Could not locate class '", "Unknown layer: '"):
         if marker in text:
