@@ -1,6 +1,7 @@
 """Open whatever a reader calls a model: a Keras file, a SavedModel, a frozen graph, or a name."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def open_model(source: Any) -> Any:
         source: a Keras model (returned as it is), the path of a `.keras`, `.h5`, `.pb` file or SavedModel
             folder, or one of `MODEL_NAMES`.
     Returns:
-        A Keras model, or a FrozenGraph for a `.pb` and a SavedModel.
+        A Keras model, or a FrozenGraph for a `.pb` and a SavedModel. Warns when ResNet-50 has no ImageNet weights.
     Raises:
         ModelError: it cannot be opened; the message says what it is and what to do.
     """
@@ -86,7 +87,10 @@ def read_frozen_graph(
 def _named_model(name: str) -> Any:
     keras = load_keras()
     if name == "resnet50":
-        return resnet50.build(keras).model
+        network = resnet50.build(keras)
+        if network.weights != "imagenet":
+            warnings.warn(network.note, stacklevel=3)
+        return network.model
     return fcn_vgg16.demonstration_model(keras)
 
 
