@@ -40,7 +40,7 @@ lint: $(STAMP) ## Check style and types
 	$(BIN)/mypy
 
 notebooks: $(STAMP) ## Run every notebook and compare its marked outputs
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+	WORKBENCH_RESNET50_WEIGHTS=random $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 		--nbval-sanitize-with=notebooks/nbval_sanitize.cfg --durations=5 notebooks/*.ipynb
 
 bench: $(STAMP) ## Run every benchmark

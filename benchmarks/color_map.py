@@ -100,9 +100,7 @@ def main() -> None:
     }
     print(f"{CHANNELS} x {HEIGHT} x {WIDTH}, one core, identical pixels; fastest of several runs\n")
     print("\n".join(f"{name:40}{value:10.2f} ms" for name, value in times_ms.items()) + "\n")
-    print(
-        "\n".join(f"{name.replace('_', ' '):40}{value:10.1f} times faster" for name, value in ratios.items())
-    )
+    print("\n".join(f"{name.replace('_', ' '):40}{value:10.1f} times faster" for name, value in ratios.items()))
     result = {
         "shape": [CHANNELS, HEIGHT, WIDTH],
         "threads": 1,

@@ -74,9 +74,7 @@ def is_usable(target):
     """Whether the environment has this Python's version and a pip that runs."""
     question = "import pip, sys; print(*sys.version_info[:2])"
     try:
-        answer = subprocess.check_output(
-            [environment_python(target), "-c", question], stderr=subprocess.DEVNULL
-        )
+        answer = subprocess.check_output([environment_python(target), "-c", question], stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
         return False
     return answer.split() == [b"%d" % number for number in sys.version_info[:2]]

@@ -8,9 +8,7 @@ from pathlib import Path
 MAXIMUM_BYTES = 2_000_000
 CHECKED_CELLS = 3
 # Folders of one machine. The lookbehind leaves addresses such as https://host/home/ alone.
-MACHINE_PATH = re.compile(
-    r"(?<![\w.:/-])(?:[A-Za-z]:\\Users\\|/(?:home|root|Users|work|tmp|private)/)[^\s'\"<>)]*"
-)
+MACHINE_PATH = re.compile(r"(?<![\w.:/-])(?:[A-Za-z]:\\Users\\|/(?:home|root|Users|work|tmp|private)/)[^\s'\"<>)]*")
 OBJECT_NAME = re.compile(r"<[\w. ]+ (?:size|at|object)[^>]*>")
 
 

@@ -65,9 +65,7 @@ def test_argmax_classes_equals_numpy_with_ties_and_nan(scores):
 
 
 @settings(deadline=None, max_examples=10)
-@given(
-    st.integers(0, 2**32 - 1), st.sampled_from([(3, BLOCK_PIXELS + 1), (BLOCK_PIXELS // 5, 7), (300, 301)])
-)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(3, BLOCK_PIXELS + 1), (BLOCK_PIXELS // 5, 7), (300, 301)]))
 def test_argmax_classes_equals_numpy_across_blocks(seed, shape):
     scores = np.random.default_rng(seed).integers(0, 3, (4, *shape)).astype(np.float32)
     scores[2, shape[0] // 2, 5] = np.nan
@@ -75,9 +73,7 @@ def test_argmax_classes_equals_numpy_across_blocks(seed, shape):
 
 
 def test_argmax_classes_reads_views_that_are_not_contiguous():
-    scores = (
-        np.random.default_rng(0).standard_normal((9, 11, 20), np.float32).transpose(2, 0, 1)[:, ::2, ::-1]
-    )
+    scores = np.random.default_rng(0).standard_normal((9, 11, 20), np.float32).transpose(2, 0, 1)[:, ::2, ::-1]
     np.testing.assert_array_equal(argmax_classes(scores), np.argmax(scores, axis=0))
 
 
@@ -109,9 +105,7 @@ def test_color_map_paints_the_classes_without_a_void_channel():
 
 def test_color_map_takes_the_palette_of_another_data_set():
     palette = Palette(("cat", "dog"), np.array([[1, 2, 3], [4, 5, 6]]), void=np.array([9, 9, 9]))
-    assert color_map(np.array([[0, 1, 2, 255]]), palette).tolist() == [
-        [[1, 2, 3], [4, 5, 6], [9, 9, 9], [9, 9, 9]]
-    ]
+    assert color_map(np.array([[0, 1, 2, 255]]), palette).tolist() == [[[1, 2, 3], [4, 5, 6], [9, 9, 9], [9, 9, 9]]]
     assert color_map(np.array([[[0.0]], [[1.0]]]), palette).tolist() == [[[4, 5, 6]]]
     assert color_map(np.array([[[0.0]], [[1.0]], [[2.0]]]), palette).tolist() == [[[9, 9, 9]]]
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -123,6 +124,14 @@ def test_ctrl_c_is_one_sentence_and_exit_status_130(monkeypatch, capsys):
     assert (status, errors.count("\n")) == (130, 1)
 
 
+def test_a_warning_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr("workbench.environment.report", lambda: warnings.warn("mind the gap", stacklevel=1) or "report")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        _, _, errors = run(capsys, "doctor")
+    assert errors == "warning: mind the gap\n"
+
+
 def test_doctor_reports_and_passes_here(capsys):
     status, out, _ = run(capsys, "doctor")
     assert status == 0
@@ -172,6 +181,7 @@ def test_the_demo_writes_figures_reports_and_networks_and_names_them(quick_demo,
     assert kinds == {".onnx", ".png", ".json", ".txt"}
     reports = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert {name: report["status"] for name, report in reports.items()} == {"resnet50": "pass", "fcn_vgg16": "pass"}
+    assert "asked for imagenet" in reports["resnet50"]["notes"]  # where the weights came from
     for path in (tmp_path / "out").glob("*.png"):
         assert np.ptp(np.asarray(Image.open(path).convert("L"))) > 100  # not an empty page
 

@@ -33,7 +33,8 @@ def test_the_diagnosis_names_what_is_missing(monkeypatch):
 
 
 def test_a_missing_package_is_one_sentence_with_the_command():
-    with pytest.raises(BackendUnavailableError, match=r"nothing_like_it cannot be imported .*pip install -e '\.\[keras\]'"):
+    sentence = r"nothing_like_it cannot be imported .*pip install -e '\.\[keras\]'"
+    with pytest.raises(BackendUnavailableError, match=sentence):
         require_backend("nothing_like_it", "keras")
 
 

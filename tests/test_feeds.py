@@ -25,7 +25,8 @@ def test_pictures_go_to_both_layouts():
 def test_each_preprocessing_has_its_range():
     assert picture_array(GREY, HWC, "unit") == pytest.approx(100 / 127.5 - 1)
     assert picture_array(GREY, HWC, "raw") == pytest.approx(100)
-    np.testing.assert_allclose(picture_array(GREY, HWC, "cityscapes")[0, 0, 0], 100 - np.array(CITYSCAPES_MEAN), rtol=1e-5)
+    rgb = 100 - np.array(CITYSCAPES_MEAN)
+    np.testing.assert_allclose(picture_array(GREY, HWC, "cityscapes")[0, 0, 0], rgb, rtol=1e-5)
     bgr = 100 - np.array(resnet50.IMAGENET_MEAN_BGR)
     np.testing.assert_allclose(picture_array(GREY, HWC, "imagenet")[0, 0, 0], bgr, rtol=1e-5)
 

@@ -210,9 +210,7 @@ def test_logits_figure_states_the_largest_difference_relative_to_the_range():
 
 def test_logits_figure_says_what_it_leaves_out():
     reference = np.array([[0.0, 1.0, np.nan]])
-    assert any(
-        "1 values are NaN or infinite" in t for t in texts(logits_figure(reference, reference, KERAS, ONNX))
-    )
+    assert any("1 values are NaN or infinite" in t for t in texts(logits_figure(reference, reference, KERAS, ONNX)))
     with pytest.raises(InputError, match="got no finite logit"):
         logits_figure(reference * np.nan, reference, KERAS, ONNX)
     with pytest.raises(InputError, match=r"expected \(N, K\) twice"):
@@ -220,9 +218,7 @@ def test_logits_figure_says_what_it_leaves_out():
 
 
 def test_top_classes_marks_a_class_in_another_place():
-    figure = top_classes_figure(
-        picture(), [("cat", 0.6), ("dog", 0.4)], [("dog", 0.6), ("cow", 0.4)], KERAS, ONNX
-    )
+    figure = top_classes_figure(picture(), [("cat", 0.6), ("dog", 0.4)], [("dog", 0.6), ("cow", 0.4)], KERAS, ONNX)
     _, reference, candidate = figure.axes
     assert [bar.get_hatch() for bar in reference.patches] == [None, None]
     assert [bar.get_hatch() for bar in candidate.patches] == ["///", "///"]
@@ -250,8 +246,7 @@ def test_latency_axis_has_its_unit_and_the_caption_its_machine():
 
 def test_a_saved_figure_is_the_same_file_each_time(tmp_path):
     paths = [
-        save_figure(side_by_side(picture(), truth_map(), *pair()), tmp_path / f"{index}.png")
-        for index in range(2)
+        save_figure(side_by_side(picture(), truth_map(), *pair()), tmp_path / f"{index}.png") for index in range(2)
     ]
     first, second = (path.read_bytes() for path in paths)
     assert first == second and first.startswith(PNG) and b"Software" not in first

@@ -10,9 +10,7 @@ from PIL import Image
 from workbench.errors import ImageError, InputError
 from workbench.images import CITYSCAPES_MEAN, list_images, load_image, rescale_image, sub_mean_chw
 
-RGB = np.array(
-    [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [40, 50, 60], [70, 80, 90]]], np.uint8
-)
+RGB = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [40, 50, 60], [70, 80, 90]]], np.uint8)
 
 
 def test_load_image_returns_the_pixels_that_were_saved(tmp_path):

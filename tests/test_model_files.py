@@ -10,6 +10,7 @@ from workbench.environment import load_keras
 from workbench.errors import ModelError
 from workbench.export.keras_model import FrozenGraph, keras_to_pb
 from workbench.export.model_files import open_model
+from workbench.models import resnet50
 from workbench.runners import open_runner
 
 
@@ -120,3 +121,10 @@ def test_a_graph_with_variables_is_refused(tmp_path):
     (tmp_path / "raw.pb").write_bytes(graph.as_graph_def().SerializeToString())
     with pytest.raises(ModelError, match=r"still has variables \(v, \.\.\.\); freeze it"):
         open_model(tmp_path / "raw.pb")
+
+
+def test_resnet50_by_name_warns_when_its_weights_are_random(monkeypatch):
+    network = resnet50.ResNet50("the model", "random", "calibrated random weights")
+    monkeypatch.setattr(resnet50, "build", lambda keras: network)
+    with pytest.warns(UserWarning, match="calibrated random weights"):
+        assert open_model("resnet50") == "the model"

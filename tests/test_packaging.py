@@ -164,9 +164,7 @@ def test_requirements_satisfy_pyproject(environment, file):
     wanted = [*PROJECT["dependencies"], *itertools.chain(*(EXTRAS[extra] for extra in PIN_FILES[file]))]
     for requirement in map(Requirement, wanted):
         if requirement.marker is None or requirement.marker.evaluate(environment):
-            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), str(
-                requirement
-            )
+            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), str(requirement)
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

@@ -16,9 +16,7 @@ class Doubler(Runner):
     """A runner whose right answer is known: twice the input, plus the input itself without a copy."""
 
     def __init__(self):
-        super().__init__(
-            INFO, {"input": SPEC}, {"output": SPEC, "same": SPEC}, reason="the test asked for it"
-        )
+        super().__init__(INFO, {"input": SPEC}, {"output": SPEC, "same": SPEC}, reason="the test asked for it")
         self.closings = 0
 
     def _infer(self, feed):
@@ -108,15 +106,13 @@ def test_a_bare_array_as_feed_is_refused_with_the_dict_to_pass():
 
 def test_a_list_is_not_an_array():
     assert refusal({"input": [1.0]}) == (
-        "input 'input': got a list, expected float32 (batch, 3, 32, 64); "
-        'pass np.asarray(x, dtype="float32")'
+        "input 'input': got a list, expected float32 (batch, 3, 32, 64); pass np.asarray(x, dtype=\"float32\")"
     )
 
 
 def test_wrong_dtype_suggests_astype():
     assert refusal({"input": ones(1, 3, 32, 64, dtype=np.float64)}) == (
-        "input 'input': got float64 (1, 3, 32, 64), expected float32 (batch, 3, 32, 64); "
-        'pass x.astype("float32")'
+        "input 'input': got float64 (1, 3, 32, 64), expected float32 (batch, 3, 32, 64); pass x.astype(\"float32\")"
     )
 
 
@@ -127,8 +123,7 @@ def test_foreign_byte_order_is_a_wrong_dtype():
 
 def test_a_missing_batch_axis_suggests_x_none():
     assert refusal({"input": ones(3, 32, 64)}) == (
-        "input 'input': got float32 (3, 32, 64), expected float32 (batch, 3, 32, 64); "
-        "add the batch axis: pass x[None]"
+        "input 'input': got float32 (3, 32, 64), expected float32 (batch, 3, 32, 64); add the batch axis: pass x[None]"
     )
 
 
@@ -213,8 +208,6 @@ def test_the_runner_closes_when_the_block_fails():
 
 def test_repr_names_the_runner_and_its_tensors():
     runner = Doubler()
-    assert repr(runner).startswith(
-        "<ONNX Runtime 1.31.1 (CPU): input float32 (batch, 3, 32, 64) -> output float32"
-    )
+    assert repr(runner).startswith("<ONNX Runtime 1.31.1 (CPU): input float32 (batch, 3, 32, 64) -> output float32")
     runner.close()
     assert repr(runner).endswith("(closed)>")

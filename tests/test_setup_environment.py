@@ -26,16 +26,12 @@ def run_script(*arguments):
 
 
 def test_python_range_is_that_of_pyproject(setup_environment):
-    accepted = SpecifierSet(
-        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    )
+    accepted = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
     for minor in range(8, 16):
         if f"3.{minor}" in accepted:
             setup_environment.check_python((3, minor, 0))
         else:
-            with pytest.raises(
-                setup_environment.SetupError, match=rf"got Python 3\.{minor}, .* 3\.11, 3\.12 or 3\.13"
-            ):
+            with pytest.raises(setup_environment.SetupError, match=rf"got Python 3\.{minor}, .* 3\.11, 3\.12 or 3\.13"):
                 setup_environment.check_python((3, minor, 0))
 
 
@@ -45,9 +41,7 @@ def test_script_is_understood_by_the_pythons_that_it_refuses():
 
 def test_missing_venv_module_names_the_package(setup_environment, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ensurepip" else object())
-    with pytest.raises(
-        setup_environment.SetupError, match=r"no module ensurepip.*apt install python3\.\d+-venv"
-    ):
+    with pytest.raises(setup_environment.SetupError, match=r"no module ensurepip.*apt install python3\.\d+-venv"):
         setup_environment.check_venv_module()
 
 
@@ -112,9 +106,7 @@ def test_a_good_installation_leaves_the_stamp_and_the_log(fake_environment, setu
 def test_a_failed_installation_leaves_no_stamp_and_names_the_log(fake_environment, setup_environment):
     target = fake_environment("echo 'ERROR: broken'; exit 1")
     (target / ".installed").touch()  # of an earlier installation
-    with pytest.raises(
-        setup_environment.SetupError, match=r"ERROR: broken; what pip said is in .*install\.log"
-    ):
+    with pytest.raises(setup_environment.SetupError, match=r"ERROR: broken; what pip said is in .*install\.log"):
         setup_environment.install(str(target), needed_gb=0)
     assert not (target / ".installed").exists()
 

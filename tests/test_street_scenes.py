@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench import scene_drawing as sd
-from workbench import street_scenes
 from workbench.errors import InputError
-from workbench.street_scenes import Scene, generate_scene
+from workbench.street_scenes import WEATHERS, Scene, canvas, generate_scene
+from workbench.street_scenes.canvas import Item
+from workbench.street_scenes.cycles import cycle_item
+from workbench.street_scenes.furniture import sign_item, traffic_light_item
+from workbench.street_scenes.greenery import tree_item
+from workbench.street_scenes.people import person_item, random_look
+from workbench.street_scenes.plan import plan_items, plan_world
+from workbench.street_scenes.scene import draw
+from workbench.street_scenes.vehicles import BODIES, Vehicle, vehicle_item
 
 SEEDS = range(16)
 LABELS = {*range(16), 17, 18}  # every train class but the train
@@ -55,7 +61,7 @@ def test_ids_are_the_cityscapes_ids_of_the_same_pixels():
     cityscapes = pytest.importorskip("workbench.cityscapes")
     scene = small_scene(5)
     np.testing.assert_array_equal(scene.ids, cityscapes.train_ids_to_ids(scene.train_ids))
-    assert set(np.unique(scene.ids[scene.train_ids == sd.ROAD]).tolist()) == {7}  # Cityscapes: road has id 7
+    assert set(np.unique(scene.ids[scene.train_ids == canvas.ROAD]).tolist()) == {7}  # Cityscapes: road has id 7
 
 
 @pytest.mark.parametrize("seed", [1, 4, 9, 18])
@@ -73,9 +79,9 @@ def test_a_narrow_picture_is_the_middle_of_a_wide_one():
 
 
 def test_road_is_at_the_bottom_and_sky_at_the_top():
-    bottom = [np.mean(small_scene(seed).train_ids[120:, 112:144] == sd.ROAD) for seed in SEEDS]
-    top = [np.mean(small_scene(seed).train_ids[:16] == sd.SKY) for seed in SEEDS]
-    below = [np.mean(small_scene(seed).train_ids[80:] == sd.SKY) for seed in SEEDS]
+    bottom = [np.mean(small_scene(seed).train_ids[120:, 112:144] == canvas.ROAD) for seed in SEEDS]
+    top = [np.mean(small_scene(seed).train_ids[:16] == canvas.SKY) for seed in SEEDS]
+    below = [np.mean(small_scene(seed).train_ids[80:] == canvas.SKY) for seed in SEEDS]
     assert min(bottom) > 0.5 and np.mean(bottom) > 0.9  # a car may stand in the middle of one
     assert np.mean(top) > 0.2 and max(below) == 0
 
@@ -86,34 +92,34 @@ def test_every_wanted_class_occurs_in_a_few_seeds():
 
 
 def test_every_weather_occurs():
-    weathers = {street_scenes._plan_world(seed, 64, 64)[1].weather for seed in range(60)}
-    assert weathers == set(street_scenes.WEATHERS)
+    weathers = {plan_world(seed, 64, 64)[1].weather for seed in range(60)}
+    assert weathers == set(WEATHERS)
 
 
 def _objects():
-    look = sd.random_look(np.random.default_rng(0), wet=False)
-    car = sd.Vehicle(sd.BODIES["sedan"], 1.5, 9.0, 0.3, (160, 30, 30), True, 0)
+    look = random_look(np.random.default_rng(0), wet=False)
+    car = Vehicle(BODIES["sedan"], 1.5, 9.0, 0.3, (160, 30, 30), True)
     steel = (120, 120, 120)
     return {
-        "car": (sd.vehicle_item(car), {sd.CAR}),
-        "bus": (sd.vehicle_item(replace(car, body=sd.BODIES["bus"], z=16.0)), {sd.BUS}),
-        "person": (sd.person_item(0.5, 8.0, look), {sd.PERSON}),
-        "tree": (sd.tree_item(0.5, 11.0, 7.0, 2.0, 1.1, (80, 110, 50), 1), {sd.VEGETATION}),
-        "sign": (sd.sign_item(1.0, 9.0, ("limit", "parking"), steel), {sd.TRAFFIC_SIGN, sd.POLE}),
-        "light": (sd.traffic_light_item(1.0, 9.0, 0, 2.0, steel), {sd.TRAFFIC_LIGHT, sd.POLE}),
-        "rider": (sd.bicycle_item(1.0, 8.0, 1.4, steel, look), {sd.RIDER, sd.BICYCLE}),
-        "motorcycle": (sd.bicycle_item(1.0, 8.0, 0.0, steel, None, True), {sd.MOTORCYCLE}),
+        "car": (vehicle_item(car), {canvas.CAR}),
+        "bus": (vehicle_item(replace(car, body=BODIES["bus"], z=16.0)), {canvas.BUS}),
+        "person": (person_item(0.5, 8.0, look), {canvas.PERSON}),
+        "tree": (tree_item(0.5, 11.0, 7.0, 2.0, 1.1, (80, 110, 50), 1), {canvas.VEGETATION}),
+        "sign": (sign_item(1.0, 9.0, ("limit", "parking"), steel), {canvas.TRAFFIC_SIGN, canvas.POLE}),
+        "light": (traffic_light_item(1.0, 9.0, 0, 2.0, steel), {canvas.TRAFFIC_LIGHT, canvas.POLE}),
+        "rider": (cycle_item(1.0, 8.0, 1.4, steel, look), {canvas.RIDER, canvas.BICYCLE}),
+        "motorcycle": (cycle_item(1.0, 8.0, 0.0, steel, None, True), {canvas.MOTORCYCLE}),
     }
 
 
 @pytest.mark.parametrize("name", list(_objects()))
 def test_every_pixel_that_an_added_object_changes_carries_its_label(name):
     item, labels = _objects()[name]
-    camera, light, street = street_scenes._plan_world(2, 128, 256)
-    items = street_scenes._plan_items(2, camera, light, street)
-    before = street_scenes._draw(2, camera, light, street, items)
+    camera, light, street = plan_world(2, 128, 256)
+    items = plan_items(2, light, street)
+    before = draw(2, camera, light, street, items)
     added = replace(item, foot=(), cast=())  # its shadow falls on surfaces that keep their own labels
-    after = street_scenes._draw(2, camera, light, street, [*items, added])
+    after = draw(2, camera, light, street, [*items, added])
     changed = np.any(np.asarray(before.picture) != np.asarray(after.picture), axis=2)
     relabelled = np.asarray(before.labels) != np.asarray(after.labels)
     assert changed.sum() > 30
@@ -122,26 +128,23 @@ def test_every_pixel_that_an_added_object_changes_carries_its_label(name):
 
 
 def test_camera_effects_leave_the_labels_alone():
-    camera, light, street = street_scenes._plan_world(8, 128, 256)
-    items = street_scenes._plan_items(8, camera, light, street)
-    canvas = street_scenes._draw(8, camera, light, street, items)
-    np.testing.assert_array_equal(np.asarray(canvas.labels), small_scene(8).train_ids)
+    camera, light, street = plan_world(8, 128, 256)
+    items = plan_items(8, light, street)
+    painted = draw(8, camera, light, street, items)
+    np.testing.assert_array_equal(np.asarray(painted.labels), small_scene(8).train_ids)
 
 
 def test_a_shadow_darkens_the_road_and_does_not_change_its_label():
-    camera, light, street = street_scenes._plan_world(2, 128, 256)
-    shadow = sd.Item(10.0, lambda canvas: None, foot=((-1.0, 8.0), (1.0, 8.0), (1.0, 12.0), (-1.0, 12.0)))
-    without, with_shadow = (street_scenes._draw(2, camera, light, street, items) for items in ([], [shadow]))
+    camera, light, street = plan_world(2, 128, 256)
+    shadow = Item(10.0, lambda painted: None, foot=((-1.0, 8.0), (1.0, 8.0), (1.0, 12.0), (-1.0, 12.0)))
+    without, with_shadow = (draw(2, camera, light, street, items) for items in ([], [shadow]))
     np.testing.assert_array_equal(np.asarray(without.labels), np.asarray(with_shadow.labels))
     column, row = (int(value) for value in camera.project(0.0, 0.0, 10.0))
-    assert (
-        np.asarray(with_shadow.picture)[row, column, :3].sum()
-        < np.asarray(without.picture)[row, column, :3].sum()
-    )
+    assert np.asarray(with_shadow.picture)[row, column, :3].sum() < np.asarray(without.picture)[row, column, :3].sum()
 
 
 def test_things_far_away_are_smaller_in_proportion():
-    camera = street_scenes._plan_world(0, 512, 1024)[0]
+    camera = plan_world(0, 512, 1024)[0]
 
     def height(z: float) -> float:
         return camera.project(0.0, 0.0, z)[1] - camera.project(0.0, 1.8, z)[1]

@@ -254,9 +254,7 @@ def compare_runners(
         for (info, note, stage, _), kept in zip(calls, samples, strict=True)
     ]
     infos = [info for info, _, _ in named]
-    return LatencyTable(
-        tuple(rows), _machine(), _versions(infos), datetime.now(UTC).isoformat(timespec="seconds")
-    )
+    return LatencyTable(tuple(rows), _machine(), _versions(infos), datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def _name_runners(runners: Mapping[str, Runner] | Sequence[Runner]) -> list[tuple[RunnerInfo, str, Runner]]:
@@ -304,9 +302,7 @@ def _time_call(function: Callable[[], Any], clock: Clock) -> float:
 
 def _check_counts(warmup: int, runs: int) -> None:
     if warmup < 0 or runs < 1:
-        raise InputError(
-            f"got warmup={warmup} and runs={runs}, expected warmup of 0 or more and runs of 1 or more"
-        )
+        raise InputError(f"got warmup={warmup} and runs={runs}, expected warmup of 0 or more and runs of 1 or more")
 
 
 def _machine() -> dict[str, str]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,7 @@ def _resnet50(
     feeds = [(p.name, {"input": resnet50.preprocess(p.image)[None]}) for p in pictures]
     with open_runner(network.model) as reference, open_runner(onnx_path) as candidate:
         report = verify_runners(reference, candidate, tqdm(feeds, desc="compare", leave=False, disable=bar.disable))
+        report = replace(report, notes=(*report.notes, network.note))
         bar.update()
         answers = [np.concatenate([r.infer(feed)["output"] for _, feed in feeds]) for r in (reference, candidate)]
         figure = classification_figure(pictures[0], answers, network, (reference.info, candidate.info))

@@ -42,7 +42,7 @@ class NotebookFigure(Figure):
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        self.savefig(buffer, format="png", dpi=self.dpi, metadata={"Software": None})
         return buffer.getvalue()
 
 
@@ -147,9 +147,7 @@ def logits_figure(
     difference.scatter(first, relative, s=9, color=BLUE, linewidths=0, zorder=2)
     largest = float(np.abs(relative).max())
     difference.set_title(f"Largest difference: {_short(largest)} of the range", fontsize=TITLE_PT)
-    _label_axes(
-        difference, f"logit of {_title(reference_info)}", "difference / range of the reference's logits"
-    )
+    _label_axes(difference, f"logit of {_title(reference_info)}", "difference / range of the reference's logits")
     _add_caption(
         figure,
         "What to look for: all points on the line, and differences as small as rounding "
@@ -298,9 +296,7 @@ def _checked(figure: Figure, infos: Iterable[RunnerInfo]) -> Figure:
     if not any(info.is_tensorrt for info in infos):
         for text in figure.findobj(Text):
             if "tensorrt" in text.get_text().lower():
-                raise InputError(
-                    f"the figure says {text.get_text()!r}, but no TensorRT runner computed any of it"
-                )
+                raise InputError(f"the figure says {text.get_text()!r}, but no TensorRT runner computed any of it")
     return figure
 
 
@@ -368,9 +364,7 @@ def _draw_picture(
 def _add_second_line(axes: Axes, text: str) -> None:
     """Write a smaller line between a panel's title and its picture."""
     axes.set_title(axes.get_title(), fontsize=axes.title.get_fontsize(), pad=18)
-    axes.annotate(
-        text, (0.5, 1), (0, 4), "axes fraction", "offset points", ha="center", va="bottom", fontsize=TEXT_PT
-    )
+    axes.annotate(text, (0.5, 1), (0, 4), "axes fraction", "offset points", ha="center", va="bottom", fontsize=TEXT_PT)
 
 
 def _draw_disagreement(
@@ -409,9 +403,7 @@ def _draw_legend(
 ) -> None:
     """Name the classes that occur, void, and the colour of the differing pixels."""
     present = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
-    swatches = [
-        _swatch(palette.colors[index], palette.names[index]) for index in present if index < len(palette)
-    ]
+    swatches = [_swatch(palette.colors[index], palette.names[index]) for index in present if index < len(palette)]
     if (present >= len(palette)).any():
         swatches.append(_swatch(palette.void, "void"))
     swatches.append(_swatch(DIFFERENT, "answers differ"))
@@ -429,13 +421,9 @@ def _draw_scores(axes: Axes, scores: Sequence[tuple[str, float]], places: Sequen
     """Draw one runner's strongest classes as horizontal bars."""
     for place, (name, score) in enumerate(scores):
         moved = place >= len(places) or places[place] != name
-        style: dict[str, Any] = (
-            {"color": ORANGE, "hatch": "///", "edgecolor": "white"} if moved else {"color": BLUE}
-        )
+        style: dict[str, Any] = {"color": ORANGE, "hatch": "///", "edgecolor": "white"} if moved else {"color": BLUE}
         axes.barh(place, score, height=0.7, **style)
-        axes.annotate(
-            f"{score:.3f}", (score, place), (4, 0), textcoords="offset points", va="center", fontsize=TEXT_PT
-        )
+        axes.annotate(f"{score:.3f}", (score, place), (4, 0), textcoords="offset points", va="center", fontsize=TEXT_PT)
     names = [textwrap.shorten(name.replace("_", " "), 28, placeholder="...") for name, _ in scores]
     axes.set_yticks(range(len(scores)), names, fontsize=TEXT_PT)
     axes.set_ylim(len(scores) - 0.4, -0.6)
@@ -466,9 +454,7 @@ def _add_latency_legend(figure: Figure, stages: set[str]) -> None:
         Patch(**_latency_style(stage), label=f"{stage}, median") for stage in sorted(stages)
     ]
     handles.append(Line2D([], [], color="0.15", linewidth=1.2, label="to the 95th percentile"))
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=len(handles), fontsize=TEXT_PT, frameon=False
-    )
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=TEXT_PT, frameon=False)
 
 
 def _label_axes(axes: Axes, x: str, y: str) -> None:
@@ -494,20 +480,14 @@ def _short(number: float) -> str:
     return f"{number:.2g}".replace("e-0", "e-")
 
 
-def _finite_pairs(
-    reference: ArrayLike, candidate: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+def _finite_pairs(reference: ArrayLike, candidate: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """Both arrays as flat float64 where both are finite, and how many pairs are not."""
     first, second = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     if first.ndim != 2 or first.shape != second.shape:
-        raise InputError(
-            f"got logits {first.shape} and {second.shape}, expected (N, K) twice; pass equal batches"
-        )
+        raise InputError(f"got logits {first.shape} and {second.shape}, expected (N, K) twice; pass equal batches")
     finite = np.isfinite(first) & np.isfinite(second)
     if not finite.any():
-        raise InputError(
-            "got no finite logit to draw, expected at least one; look for NaN in the network's input"
-        )
+        raise InputError("got no finite logit to draw, expected at least one; look for NaN in the network's input")
     return first[finite], second[finite], int(finite.size - finite.sum())
 
 

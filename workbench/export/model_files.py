@@ -1,6 +1,7 @@
 """Open whatever a reader calls a model: a Keras file, a SavedModel, a frozen graph, or a name."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def open_model(source: Any) -> Any:
         source: a Keras model (returned as it is), the path of a `.keras`, `.h5`, `.pb` file or SavedModel
             folder, or one of `MODEL_NAMES`.
     Returns:
-        A Keras model, or a FrozenGraph for a `.pb` and a SavedModel.
+        A Keras model, or a FrozenGraph for a `.pb` and a SavedModel. Warns when ResNet-50 has no ImageNet weights.
     Raises:
         ModelError: it cannot be opened; the message says what it is and what to do.
     """
@@ -86,7 +87,10 @@ def read_frozen_graph(
 def _named_model(name: str) -> Any:
     keras = load_keras()
     if name == "resnet50":
-        return resnet50.build(keras).model
+        network = resnet50.build(keras)
+        if network.weights != "imagenet":
+            warnings.warn(network.note, stacklevel=3)
+        return network.model
     return fcn_vgg16.demonstration_model(keras)
 
 
@@ -103,15 +107,15 @@ def _explain(path: Path, error: Exception) -> str:
     text = str(error)
     if "Lambda" in text or ("lambda" in text and "safe" in text):
         return (
-            f"{path} holds a Lambda layer, which is code, so it is not loaded (safe_mode); replace the layer, or, if you "
-            "trust the file, load it with keras.saving.load_model(..., safe_mode=False) and pass the model object"
+            f"{path} holds a Lambda layer, which is code, so it is not loaded (safe_mode); replace the layer, "
+            "or, if you trust the file, call keras.saving.load_model(..., safe_mode=False) and pass the model object"
         )
     for marker in ("Could not locate class '", "Unknown layer: '"):
         if marker in text:
             name = text.split(marker, 1)[1].split("'", 1)[0]
             return (
                 f"{path} uses the layer {name}, which is defined nowhere here; import the code that defines it "
-                "(decorated with @keras.saving.register_keras_serializable()) and pass the model object instead of the file"
+                "(decorated with @keras.saving.register_keras_serializable()) and pass the model object, not the file"
             )
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return f"{path} is not a Keras model that can be read, or was cut short ({first}); save or copy it again"
