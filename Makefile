@@ -28,7 +28,7 @@ test: $(STAMP) ## Run the tests; fails below 90 % coverage
 
 rtx: $(RTX_STAMP) ## Also install TensorRT-RTX, which builds engines without a GPU (under NVIDIA's own licence)
 
-test-gpu: ## Run the tests that need an NVIDIA GPU and record them (GPU_PYTHON=python3 for another environment)
+test-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(STAMP)) ## Run the tests that need an NVIDIA GPU and record them (GPU_PYTHON=python3 for another environment)
 	@$(GPU_PYTHON) scripts/record_gpu_run.py $(ARGS)
 
 lab: $(STAMP) ## Open the notebooks in JupyterLab, on this machine only

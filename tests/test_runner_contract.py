@@ -1,6 +1,7 @@
 """One contract for every runner: the same questions, whatever computes."""
 
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from standin.runtime import open_standin
 
 from workbench.errors import BackendUnavailableError, DeviceError, EngineLoadError, FeedError, InputError, ModelError
 from workbench.export.keras_model import keras_to_onnx, keras_to_pb
-from workbench.runners import open_runner, tensorrt_runner
+from workbench.runners import onnxruntime_runner, open_runner, tensorrt_runner
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
+from workbench.tensorrt_api import Gpu
 from workbench.verify import verify
 
 KINDS = ("keras", "saved_model", "frozen_graph", "onnxruntime", "tensorrt")
@@ -254,6 +256,30 @@ def test_onnx_runtime_for_the_cpu_refuses_a_gpu(targets):
         OnnxRuntimeRunner(targets["onnxruntime"], device="cuda")
     with pytest.raises(InputError, match="got device='tpu', expected 'cpu' or 'cuda'"):
         OnnxRuntimeRunner(targets["onnxruntime"], device="tpu")
+
+
+def test_the_cuda_libraries_of_other_packages_are_loaded_and_nothing_is_printed(tmp_path, monkeypatch, capsys):
+    for folder in ("nvidia/cu13/lib", "nvidia/cudnn/lib", "nvidia/nccl/lib"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(onnxruntime_runner, "require_gpu", lambda: Gpu("Fake GPU", (9, 0), 1))
+    loaded = []
+
+    def preload_dlls(directory=None):
+        print("Failed to load libcufft.so")
+        loaded.append(directory and Path(directory).relative_to(tmp_path).as_posix())
+
+    runtime = types.SimpleNamespace(
+        __version__="1", preload_dlls=preload_dlls, get_available_providers=lambda: ["CUDAExecutionProvider"]
+    )
+    assert onnxruntime_runner.prepare_cuda(runtime) == "Fake GPU"
+    assert loaded == ["nvidia/cu13/lib", "nvidia/cudnn/lib", None]
+    assert capsys.readouterr().out == ""
+
+
+def test_onnx_runtime_on_a_gpu_has_tf32_off():
+    assert onnxruntime_runner.providers("cuda")[0] == ("CUDAExecutionProvider", {"use_tf32": "0"})
+    assert onnxruntime_runner.providers("cpu") == ["CPUExecutionProvider"]
 
 
 def test_onnx_runtime_that_falls_back_to_the_cpu_is_refused(targets, monkeypatch):

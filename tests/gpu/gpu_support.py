@@ -5,6 +5,7 @@ import importlib
 import os
 
 from workbench.errors import WorkbenchError
+from workbench.runners.onnxruntime_runner import prepare_cuda
 from workbench.tensorrt_api import open_flavour, probe_driver
 
 # JAX would take three quarters of the GPU's memory at its first call.
@@ -38,9 +39,7 @@ def _package(name):
 def _onnxruntime_cuda():
     import onnxruntime
 
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return f"ONNX Runtime {onnxruntime.__version__} is the build for the CPU; onnxruntime-gpu is needed"
-    return ""
+    prepare_cuda(onnxruntime)
 
 
 def _torch():

@@ -73,17 +73,20 @@ def prepare_cuda(runtime: Any) -> str:
         BackendUnavailableError: this ONNX Runtime is the build for the CPU.
         DriverError: no NVIDIA driver or GPU.
     """
+    _load_cuda_libraries(runtime)
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
         raise BackendUnavailableError(
             f"ONNX Runtime {runtime.__version__} is the build for the CPU; run: pip uninstall -y onnxruntime, then in "
             "the project's folder: pip install -e '.[cuda]'"
         )
-    gpu = require_gpu()
+    return require_gpu().name
+
+
+def _load_cuda_libraries(runtime: Any) -> None:
+    """Load CUDA and cuDNN from the packages that PyTorch or JAX brought, also where they lie in another folder."""
     spec = importlib.util.find_spec("nvidia")
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
-    with contextlib.redirect_stdout(io.StringIO()):  # what it prints is said again, better, by whoever needs it
-        for folder in folders:
-            for library in sorted(Path(folder).glob("cu*/lib")):
-                runtime.preload_dlls(directory=str(library))
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; the session then says it in an error
+        for library in sorted(library for folder in folders for library in Path(folder).glob("cu*/lib")):
+            runtime.preload_dlls(directory=str(library))
         runtime.preload_dlls()
-    return gpu.name
