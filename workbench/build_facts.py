@@ -14,14 +14,14 @@ _MEMORY = re.compile(r"^Total (Activation|Weights) Memory: (\d+) bytes")
 
 
 def read_kernels(text: str) -> list[dict[str, Any]]:
-    """Read the builder's list of compiled layers.
+    r"""Read the builder's list of compiled layers.
 
     Args:
         text: the log entry that starts with `Layers:`.
     Returns:
         For each kernel that does some of the network's nodes: its `name`, its `kind`, and the `nodes`.
 
-    >>> read_kernels("Layers:\\nName: a, LayerType: conv, Metadata: [ONNX Layer: c][ONNX Layer: r]")
+    >>> read_kernels("Layers:\nName: a, LayerType: conv, Metadata: [ONNX Layer: c][ONNX Layer: r]")
     [{'name': 'a', 'kind': 'conv', 'nodes': ['c', 'r']}]
     """
     found = (_KERNEL.match(line) for line in text.splitlines())

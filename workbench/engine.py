@@ -267,8 +267,8 @@ def _kernels_text(manifest: PlanManifest) -> str:
     """What the builder made of the layers, where its log told."""
     if not manifest.kernels or not manifest.memory:
         return ""
-    megabytes = ", ".join(f"{name.removesuffix('_bytes')} {size / 1e6:.0f} MB" for name, size in manifest.memory.items())
-    return f"kernels  {len(manifest.kernels)} after fusion; memory on the GPU: {megabytes}\n"
+    sizes = ", ".join(f"{name.removesuffix('_bytes')} {size / 1e6:.0f} MB" for name, size in manifest.memory.items())
+    return f"kernels  {len(manifest.kernels)} after fusion; memory on the GPU: {sizes}\n"
 
 
 def equivalent_commands(plan: Plan, onnx_path: PathLike, plan_path: PathLike) -> tuple[str, str]:

@@ -78,7 +78,7 @@ def build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
     trt = flavour.module
     # Each of these is used by the next and must stay alive: a temporary network crashes the process.
     verbose: list[str] = []
-    logger = make_logger(flavour, lambda severity, text: send(event="log", severity=severity, text=text), verbose.append)
+    logger = make_logger(flavour, lambda severity, text: _send_log(send, severity, text), verbose.append)
     builder = trt.Builder(logger)
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # the number differs between versions
     network = builder.create_network(strongly_typed)
@@ -204,6 +204,10 @@ def _parser_error(error: "trt.ParserError") -> str:
     place = f"node {error.node_name() or error.node()} ({error.node_operator()}): " if error.node_operator() else ""
     reason = " ".join(error.desc().split())
     return f"{place}{'no reason given' if reason == 'false' else reason} [{error.code().name}]"
+
+
+def _send_log(send: Send, severity: str, text: str) -> None:
+    send(event="log", severity=severity, text=text)
 
 
 def _make_monitor(flavour: Flavour, send: Send) -> "trt.IProgressMonitor":
