@@ -35,7 +35,7 @@ class OnnxRuntimeEngine:
                 for name, spec in self.inputs.items()
             },
         )
-        self.cuda_engine, self._keep = self, []
+        self.cuda_engine, self.logger = self, None
 
     def create_execution_context(self) -> "OnnxRuntimeContext":
         """Return what queues the network on a stream."""
@@ -106,7 +106,7 @@ class CopyEngine:
         self.inputs = {"input": TensorSpec("input", (None, nbytes), "uint8")}
         self.outputs = {"output": TensorSpec("output", (None, nbytes), "uint8")}
         self.profiles = ({"input": ((1, nbytes), (1, nbytes), (largest, nbytes))},)
-        self.cuda_engine, self._keep = self, []
+        self.cuda_engine, self.logger = self, None
 
     def create_execution_context(self) -> Any:
         """Return what queues the copy on a stream."""

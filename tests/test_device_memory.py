@@ -243,7 +243,7 @@ class FunctionEngine:
 
         described, _ = open_standin(path)
         self.inputs, self.outputs, self.profiles = described.inputs, described.outputs, described.profiles
-        self.cuda_engine, self._keep, self._path, self._gpu = self, [], path, gpu
+        self.cuda_engine, self.logger, self._path, self._gpu = self, None, path, gpu
 
     def create_execution_context(self):
         return FunctionContext(self)

@@ -1146,6 +1146,13 @@ def test_the_trtexec_line_of_the_full_tensorrt_is_strongly_typed():
     )
 
 
+def test_a_plan_for_the_lean_runtime_is_built_again_by_the_full_tensorrt(plan):
+    manifest = replace(plan.manifest, flavour="tensorrt_lean", profiles=(), options={"version_compatible": True})
+    assert engine.build_command(manifest, "x.plan") == (
+        "workbench build small.onnx -o x.plan --flavour tensorrt --version-compatible"
+    )
+
+
 def test_the_command_that_builds_again_names_everything(plan):
     manifest = replace(plan.manifest, targets=("sm89",), options={"workspace_bytes": 1 << 29})
     assert engine.build_command(manifest, "x.plan") == (

@@ -130,6 +130,11 @@ def _add_build(commands: argparse._SubParsersAction, common: argparse.ArgumentPa
     parser.add_argument("--targets", nargs="+", metavar="SM", help="ahead of time, such as: sm89 sm120 (RTX only)")
     parser.add_argument("--precision", default="fp32", help="only fp32, without TF32 (default: fp32)")
     parser.add_argument("--flavour", help="tensorrt or tensorrt_rtx (default: the first that is installed)")
+    parser.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="a plan that newer versions and the lean runtime load; it carries host code (full TensorRT only)",
+    )
     parser.add_argument("--workspace-mib", type=int, default=1024, metavar="N", help="scratch memory (default: 1024)")
     parser.add_argument("--timeout", type=float, metavar="S", help="end the build after this many seconds")
     parser.add_argument("--no-cache", action="store_true", help="build even if the same engine was built before")
@@ -151,6 +156,7 @@ def _build(options: argparse.Namespace) -> int:
         flavour=options.flavour,
         timeout_s=options.timeout,
         cache=not options.no_cache,
+        version_compatible=options.version_compatible,
     )
     save_engine(plan, options.output)
     print(engine_text(plan, options.output))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.build_facts import read_kernels, read_memory
 from workbench.errors import EngineBuildError, WorkbenchError
-from workbench.tensorrt_api import Flavour, make_logger, open_flavour
+from workbench.tensorrt_api import SOURCE_POSITION, Flavour, make_logger, open_flavour
 
 if TYPE_CHECKING:
     import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
@@ -39,10 +39,8 @@ KNOWN_FIXES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("OutOfMemory",), "allow more memory with workspace_bytes (--workspace-mib), or make the largest batch smaller"),
     (("no optimization profile",), "an input is used as a shape: make it a constant of the network"),
 )
-# Parts of a message that tell where in TensorRT's own source it arose, or that this machine has no driver.
-_POSITIONS = re.compile(
-    r"\s*\[checkMacros\.cpp::catchCudaError::\d+\].*?\(cudaError 35: [^)]*\)\)|\s+In \w+ at /\S+?:\d+(?=\))"
-)
+# The part of a message that only tells that this machine has no driver.
+_NO_DRIVER = re.compile(r"\s*\[checkMacros\.cpp::catchCudaError::\d+\].*?\(cudaError 35: [^)]*\)\)")
 
 
 def main(request_path: str) -> int:
@@ -194,7 +192,7 @@ def with_fix(text: str) -> str:
     >>> with_fix("node d (Det): it says no [UNSUPPORTED_NODE]")[-42:]
     'replace the layer, or write it as a plugin'
     """
-    text = _POSITIONS.sub("", text)
+    text = SOURCE_POSITION.sub("", _NO_DRIVER.sub("", text))
     fixes = [fix for words, fix in KNOWN_FIXES if all(word in text for word in words)]
     return f"{text}; what helps: {fixes[0]}" if fixes else text
 

@@ -86,6 +86,8 @@ def build_command(manifest: PlanManifest, plan_path: PathLike, *, flavour: str =
         flavour: another flavour than the manifest's.
     """
     chosen = flavour or manifest.flavour
+    if chosen == "tensorrt_lean":
+        chosen = "tensorrt"  # lean only runs what the full TensorRT built
     words = ["workbench", "build", manifest.onnx_name or "model.onnx", "-o", os.fspath(plan_path)]
     words += ["--flavour", chosen]
     for profile in manifest.profiles:
@@ -94,6 +96,8 @@ def build_command(manifest: PlanManifest, plan_path: PathLike, *, flavour: str =
             words += [f"{name}={','.join(shape_text(shape) for shape in shapes)}" for name, shapes in profile.items()]
     if manifest.targets and chosen == manifest.flavour:
         words += ["--targets", *manifest.targets]
+    if manifest.version_compatible or manifest.flavour == "tensorrt_lean":
+        words.append("--version-compatible")
     workspace = int(manifest.options.get("workspace_bytes", DEFAULT_WORKSPACE))
     return shlex.join([*words, *([] if workspace == DEFAULT_WORKSPACE else ["--workspace-mib", str(workspace >> 20)])])
 

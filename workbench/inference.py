@@ -12,7 +12,6 @@ import numpy as np
 from workbench.device_memory import DeviceMemory, numpy_dtype, open_memory, tensor_bytes
 from workbench.errors import DeviceError, FeedError, InputError
 from workbench.runners.base import TensorSpec, check_feed
-from workbench.tensorrt_api import CollectingLogger
 
 if TYPE_CHECKING:
     import trt_types as trt  # the types of one flavour, from typings/
@@ -331,8 +330,8 @@ class Buffers:
             raise DeviceError(f"{work} failed: {error}{self._log_text(seen)}") from error
 
     def _log(self) -> tuple[str, ...]:
-        loggers = [kept for kept in self._engine._keep if isinstance(kept, CollectingLogger)]
-        return loggers[0].texts if loggers else ()
+        logger = self._engine.logger
+        return logger.texts if logger else ()
 
     def _log_text(self, seen: int = 0) -> str:
         """What TensorRT said since, errors only, ready to be put into a sentence."""

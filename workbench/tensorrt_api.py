@@ -6,6 +6,7 @@ The driver is asked before anything native that crashes without one.
 
 import ctypes
 import importlib
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ _EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx", "tensorrt_lean": "lean
 _MODULES = {"tensorrt_lean": ("tensorrt_lean", "tensorrt_lean_bindings")}
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
 _NO_DEVICE, _STUB_LIBRARY = 100, 34  # CUDA_ERROR_NO_DEVICE and CUDA_ERROR_STUB_LIBRARY of cuda.h
+SOURCE_POSITION = re.compile(r"\s+In \w+ at /\S+?:\d+(?=\))")  # a place in TensorRT's own source
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -412,7 +414,8 @@ def _capability(target: str) -> tuple[int, int]:
 
 
 def _without_position(text: str) -> str:
-    """Cut `IBuilder::build: Error Code 4: ` and the like off the front of a line."""
+    """Cut `IBuilder::build: Error Code 4: ` and the like off the front of a line, and where it arose off its end."""
+    text = SOURCE_POSITION.sub("", text)
     _, mark, rest = text.partition("Error Code ")
     return rest.partition(": ")[2] or text if mark else text
 
