@@ -21,7 +21,7 @@ class OnnxRuntimeEngine:
         largest: the largest batch.
     """
 
-    def __init__(self, path: str | os.PathLike[str], largest: int = 8) -> None:
+    def __init__(self, path: str | os.PathLike[str], largest: int = 8, *, tf32: bool = False) -> None:
         import onnxruntime
 
         self.runtime, self.path = onnxruntime, os.fspath(path)
@@ -35,7 +35,7 @@ class OnnxRuntimeEngine:
                 for name, spec in self.inputs.items()
             },
         )
-        self.cuda_engine, self.logger = self, None
+        self.cuda_engine, self.logger, self.tf32 = self, None, tf32
 
     def create_execution_context(self) -> "OnnxRuntimeContext":
         """Return what queues the network on a stream."""
@@ -76,7 +76,7 @@ class OnnxRuntimeContext:
         runtime = self.engine.runtime
         self.options = runtime.RunOptions()
         self.options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        cuda = ("CUDAExecutionProvider", {"use_tf32": "0", "user_compute_stream": str(stream)})
+        cuda = ("CUDAExecutionProvider", {"use_tf32": str(int(self.engine.tf32)), "user_compute_stream": str(stream)})
         return runtime.InferenceSession(self.engine.path, providers=[cuda, "CPUExecutionProvider"])
 
     def _bind(self) -> Any:

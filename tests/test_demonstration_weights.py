@@ -1,6 +1,7 @@
 """The committed weights: small, folded, and as good as data/README.md says, on scenes that were not trained on."""
 
 import numpy as np
+import pytest
 
 from workbench.cityscapes import argmax_classes, confusion_matrix, mean_iou
 from workbench.demo import street_input
@@ -12,9 +13,10 @@ from workbench.street_scenes import generate_scene
 UNSEEN = range(1_000_100, 1_000_116)
 
 
-def test_the_file_is_small_and_float16():
-    assert fcn_vgg16.DEMONSTRATION_WEIGHTS.stat().st_size <= 8e6
-    with np.load(fcn_vgg16.DEMONSTRATION_WEIGHTS) as file:
+@pytest.mark.parametrize("name", ["street-scenes", "camvid"])
+def test_the_file_is_small_and_float16(name):
+    assert fcn_vgg16.weights_path(name).stat().st_size <= 8e6
+    with np.load(fcn_vgg16.weights_path(name)) as file:
         assert {file[name].dtype for name in file.files} == {np.dtype("float16")}
 
 

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from PIL import Image
 
 from workbench.benchmark import COMPUTE, END_TO_END, LatencyRow, LatencyTable, Timing
 from workbench.cityscapes import CITYSCAPES, VOID, Palette
 from workbench.errors import InputError, OutputError
+from workbench.figure_parts import grow, reduce_colors
 from workbench.figures import (
     DIFFERENT,
     Panel,
-    _grow,
     latency_figure,
     logits_figure,
     photographs_figure,
@@ -19,6 +20,7 @@ from workbench.figures import (
     top_classes_figure,
 )
 from workbench.runners.base import BACKEND_NAMES, RunnerInfo
+from workbench.street_scenes import generate_scene
 
 KERAS = RunnerInfo("keras", "3.15.1", "TensorFlow, CPU")
 ONNX = RunnerInfo("onnxruntime", "1.31.1", "CPU")
@@ -155,12 +157,37 @@ def test_one_pixel_in_many_is_not_rounded_to_zero_and_can_be_seen():
     assert tuple(drawn[100, 200]) == DIFFERENT
 
 
+def test_a_notebook_gets_a_third_of_the_bytes_with_flat_colours_unchanged(tmp_path):
+    scene = generate_scene(3, 192, 384)
+    figure = side_by_side(scene.image, scene.train_ids, *pair(height=192, width=384))
+    whole = Image.open(save_figure(figure, tmp_path / "whole.png", dpi=72)).convert("RGB")
+    reduced = reduce_colors(whole)
+    reduced.save(tmp_path / "small.png", optimize=True)
+    assert (tmp_path / "small.png").stat().st_size < 0.5 * (tmp_path / "whole.png").stat().st_size
+    before, after = (np.asarray(picture.convert("RGB"), int) for picture in (whole, reduced))
+    assert np.abs(before - after).mean() < 1  # grey levels of 255
+    road = (before == CITYSCAPES.colors[0]).all(axis=2)
+    assert road.sum() > 1000 and (before[road] == after[road]).all()
+
+
+def test_a_picture_of_few_colours_is_kept_as_it_is():
+    flat = Image.fromarray(np.repeat(CITYSCAPES.colors[None], 5, axis=0))
+    assert np.array_equal(reduce_colors(flat).convert("RGB"), flat)
+
+
+def test_a_notebook_shows_the_small_picture_whatever_pyplot_set_up(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append((data, raw)))
+    photographs_figure([picture()], ["noise"])._ipython_display_()
+    assert shown[0][0]["image/png"].startswith(PNG) and shown[0][1]
+
+
 def test_grow_thickens_a_pixel_to_a_square_and_stops_at_the_border():
     mask = np.zeros((5, 6), bool)
     mask[0, 3] = True
-    grown = _grow(mask, 1)
+    grown = grow(mask, 1)
     assert np.argwhere(grown).tolist() == [[0, 2], [0, 3], [0, 4], [1, 2], [1, 3], [1, 4]]
-    assert mask.sum() == 1 and _grow(mask, 0).sum() == 1
+    assert mask.sum() == 1 and grow(mask, 0).sum() == 1
 
 
 @pytest.mark.parametrize("size", [(360, 480), (64, 128), (64, 64), (90, 50)])

@@ -162,3 +162,31 @@ def test_top_classes_are_softmax_of_the_logits(monkeypatch):
     assert name == "tabby cat"
     assert probability == pytest.approx(0.75)
     np.testing.assert_allclose(seen["p"], [[0.25, 0.75]])
+
+
+def test_weights_are_found_by_name_or_path(tmp_path):
+    assert fcn_vgg16.weights_path() == fcn_vgg16.weights_path("street-scenes") == fcn_vgg16.DEMONSTRATION_WEIGHTS
+    (tmp_path / "mine.npz").write_bytes(b"")
+    assert fcn_vgg16.weights_path(str(tmp_path / "mine.npz")) == tmp_path / "mine.npz"
+
+
+def test_weights_that_are_not_there_are_named_with_the_choices(monkeypatch, tmp_path):
+    with pytest.raises(ModelError, match=r"got weights 'mine', expected street-scenes, camvid, or the path of an"):
+        fcn_vgg16.weights_path("mine")
+    monkeypatch.setitem(fcn_vgg16.WEIGHTS, "camvid", tmp_path / "removed.npz")
+    with pytest.raises(ModelError, match=r"the weights 'camvid' are not here: .*removed\.npz is missing"):
+        fcn_vgg16.weights_path("camvid")
+
+
+def test_the_demonstration_network_is_as_wide_as_its_weights(tmp_path):
+    save_weights({n: np.asarray(v) for n, v in named_weights(small_network()).items()}, tmp_path / "w.npz", "float32")
+    model = fcn_vgg16.demonstration_model(load_keras(), (32, 64), tmp_path / "w.npz")
+    x = random_input((1, 3, 32, 64), scale=50)
+    np.testing.assert_array_equal(np.asarray(model(x)), np.asarray(small_network()(x)))  # the same numbers
+
+
+@pytest.mark.parametrize("weights", [{"dense/kernel": np.ones((2, 2))}, {"block1_conv1/kernel": np.ones(2)}])
+def test_the_demonstration_network_refuses_weights_of_another_network(tmp_path, weights):
+    save_weights(weights, tmp_path / "w.npz")
+    with pytest.raises(ModelError, match="is for another network"):
+        fcn_vgg16.demonstration_model(load_keras(), (32, 64), tmp_path / "w.npz")

@@ -1,4 +1,4 @@
-"""The command line: demo, convert, build, verify, doctor."""
+"""The command line: demo, convert, build, verify, segment, doctor."""
 
 import argparse
 import sys
@@ -12,8 +12,9 @@ from workbench.errors import WorkbenchError
 
 EXIT_OK, EXIT_DIFFERENT, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
 
-_EPILOG = """exit status: 0 all is well; 1 the answers differ, or something needed is missing (doctor);
-2 bad input or a missing package; 130 interrupted. Errors are one sentence; --debug adds the traceback."""
+_EPILOG = """exit status: 0 all is well; 1 the answers differ, an image was skipped (segment), or something needed is
+missing (doctor); 2 bad input or a missing package; 130 interrupted. Errors are one sentence; --debug adds the
+traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_convert, _add_build, _add_verify, _add_doctor):
+    for add in (_add_demo, _add_convert, _add_build, _add_verify, _add_segment, _add_doctor):
         add(commands, common)
     return parser
 
@@ -192,6 +193,48 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         with atomic_path(options.json) as temporary:
             temporary.write_text(report.to_json() + "\n", encoding="utf-8")
+    return EXIT_OK if report.passed else EXIT_DIFFERENT
+
+
+def _add_segment(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
+    text = """Segment every image of a folder. Bad images are skipped and listed at the end; the same command goes on
+where an earlier run was interrupted. Results have the size of their image."""
+    parser = commands.add_parser("segment", parents=[common], help="a folder of street images", description=text)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the images; they are not modified")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="the folder of results")
+    parser.add_argument(
+        "--save",
+        choices=("color", "overlay", "trainids", "labelids"),
+        default="overlay",
+        help="half image and half colours, colours, numbers of the classes, or the numbers that cityscapesScripts "
+        "evaluates (default: overlay)",
+    )
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument(
+        "--weights",
+        default="street-scenes",
+        metavar="NAME",
+        help="street-scenes, camvid, or a weights file (default: street-scenes); needs Keras the first time",
+    )
+    network.add_argument("--model", type=Path, metavar="FILE", help="another network: .onnx, .plan; needs no Keras")
+    parser.add_argument("--backend", default="auto", help="auto, onnxruntime, tensorrt or keras (default: auto)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="images in memory at once (default: 2)")
+    parser.set_defaults(run=_segment)
+
+
+def _segment(options: argparse.Namespace) -> int:
+    from workbench.pipeline import segment_folder
+
+    report = segment_folder(
+        options.folder,
+        options.out,
+        save=options.save,
+        weights=options.weights,
+        model=options.model,
+        backend=options.backend,
+        workers=options.workers,
+    )
+    print(report.to_text())
     return EXIT_OK if report.passed else EXIT_DIFFERENT
 
 

@@ -1,70 +1,67 @@
 """Draw answers side by side, and how long they took; a panel is titled by the runner that computed it."""
 
-import io
 import os
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec, SubplotSpec
+from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.benchmark import COMPUTE, LatencyRow, LatencyTable, format_ms
 from workbench.cityscapes import CITYSCAPES, VOID, Palette, color_map, confusion_matrix, mean_iou
 from workbench.errors import InputError
+from workbench.figure_parts import (
+    BLUE,
+    DIFFERENT,
+    DPI,
+    ORANGE,
+    SKY,
+    TEXT_PT,
+    TITLE_PT,
+    WIDTH_IN,
+    Cell,
+    NotebookFigure,
+    Panel,
+    add_caption,
+    add_second_line,
+    check_image,
+    check_labels,
+    draw_picture,
+    fit_pt,
+    format_share,
+    grow,
+    label_axes,
+    refuse_false_names,
+    swatch,
+    title_of,
+)
 from workbench.files import atomic_path
 from workbench.runners.base import RunnerInfo
 
-WIDTH_IN = 10.0
-DPI = 100
-TITLE_PT, TEXT_PT = 11.0, 9.0
-
-# Colours that people with any colour vision tell apart, and that differ in lightness too.
-# Source: M. Okabe and K. Ito, "Color Universal Design", 2008 (blue, orange, sky blue).
-BLUE, ORANGE, SKY = "#0072B2", "#E69F00", "#A6D8F5"
-DIFFERENT = (0, 229, 255)
-"""Cyan (RGB) of the pixels that differ: far from all colours of Cityscapes, and bright in grey too."""
+__all__ = [
+    "BLUE",
+    "DIFFERENT",
+    "ORANGE",
+    "SKY",
+    "NotebookFigure",
+    "Panel",
+    "latency_figure",
+    "logits_figure",
+    "photographs_figure",
+    "save_figure",
+    "side_by_side",
+    "top_classes_figure",
+]
 
 WIDE_ASPECT = 1.6
 """Pictures at least this many times as wide as high get two columns, others three."""
-
-
-class NotebookFigure(Figure):
-    """A figure that a notebook shows when it is the last value of a cell, without pyplot."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=self.dpi, metadata={"Software": None})
-        return buffer.getvalue()
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """One runner's answer for one picture.
-
-    Attributes:
-        info: what computed it; the panel is titled by `info.name`.
-        labels: (H, W) integer map of train ids; the number of classes, and 255, are void.
-
-    Raises:
-        InputError: `info` is not a RunnerInfo, or `labels` is not a map of integers.
-    """
-
-    info: RunnerInfo
-    labels: NDArray[np.integer]
-
-    def __post_init__(self) -> None:
-        """Refuse a title that no runner vouches for."""
-        _title(self.info)
-        _check_labels(self.labels, "labels")
 
 
 def side_by_side(
@@ -87,29 +84,29 @@ def side_by_side(
     Raises:
         InputError: the sizes differ, or an array has another shape or dtype.
     """
-    _check_image(image)
+    check_image(image)
     for name, labels in (("reference", reference.labels), ("candidate", candidate.labels), ("truth", truth)):
         if labels is not None:
-            _check_labels(labels, name, image.shape[:2])
+            check_labels(labels, name, image.shape[:2])
     figure, cells, columns = _lay_out(image.shape[1] / image.shape[0], truth is not None)
-    _draw_picture(figure, cells["image"], image, "Image" if truth is None else "Street scene")
+    draw_picture(figure, cells["image"], image, "Image" if truth is None else "Street scene")
     if truth is not None:
-        _draw_picture(figure, cells["truth"], color_map(truth, palette), "Ground truth")
+        draw_picture(figure, cells["truth"], color_map(truth, palette), "Ground truth")
     for key, panel in (("reference", reference), ("candidate", candidate)):
-        axes = _draw_picture(figure, cells[key], color_map(panel.labels, palette), _title(panel.info))
+        axes = draw_picture(figure, cells[key], color_map(panel.labels, palette), title_of(panel.info))
         if truth is not None:
             score = mean_iou(confusion_matrix(truth, panel.labels, classes=len(palette)))
-            _add_second_line(axes, f"mIoU {score:.3f} against the ground truth")
+            add_second_line(axes, f"mIoU {score:.3f} against the ground truth")
     _draw_disagreement(figure, cells["difference"], image, reference, candidate, len(palette))
     maps = [labels for labels in (truth, reference.labels, candidate.labels) if labels is not None]
     _draw_legend(figure, cells["legend"], maps, palette, columns)
-    _add_caption(
+    add_caption(
         figure,
-        f"What to look for: {_title(reference.info)} and {_title(candidate.info)} "
+        f"What to look for: {title_of(reference.info)} and {title_of(candidate.info)} "
         "should give the same picture. A few cyan pixels on the borders of objects are rounding; "
         "whole objects or shifted outlines in cyan are a fault.",
     )
-    return _checked(figure, [reference.info, candidate.info])
+    return refuse_false_names(figure, [reference.info, candidate.info])
 
 
 def logits_figure(
@@ -141,21 +138,21 @@ def logits_figure(
     same.plot(ends, ends, color="0.55", linewidth=1, zorder=1, label="y = x: the same answer")
     same.scatter(first, second, s=9, color=BLUE, linewidths=0, zorder=2, label=f"{len(first):,} logits")
     same.set_title("Logits of both runners", fontsize=TITLE_PT)
-    _label_axes(same, f"logit of {_title(reference_info)}", f"logit of {_title(candidate_info)}")
+    label_axes(same, f"logit of {title_of(reference_info)}", f"logit of {title_of(candidate_info)}")
     same.legend(loc="upper left", fontsize=TEXT_PT, frameon=False)
     difference.axhline(0, color="0.55", linewidth=1, zorder=1)
     difference.scatter(first, relative, s=9, color=BLUE, linewidths=0, zorder=2)
     largest = float(np.abs(relative).max())
     difference.set_title(f"Largest difference: {_short(largest)} of the range", fontsize=TITLE_PT)
-    _label_axes(difference, f"logit of {_title(reference_info)}", "difference / range of the reference's logits")
-    _add_caption(
+    label_axes(difference, f"logit of {title_of(reference_info)}", "difference / range of the reference's logits")
+    add_caption(
         figure,
         "What to look for: all points on the line, and differences as small as rounding "
         "(about 1e-6 of the range in fp32, 1e-3 in fp16), without a slope or a pattern."
         + (f" {left_out:,} values are NaN or infinite and are not drawn." if left_out else "")
         + (f" {note}" if note else ""),
     )
-    return _checked(figure, [reference_info, candidate_info])
+    return refuse_false_names(figure, [reference_info, candidate_info])
 
 
 def top_classes_figure(
@@ -178,24 +175,24 @@ def top_classes_figure(
     Raises:
         InputError: a list is empty, or the image is not (H, W, 3) uint8.
     """
-    _check_image(image)
+    check_image(image)
     if not reference or not candidate:
         raise InputError("got no classes to show, expected at least one (name, probability) for each runner")
     figure = NotebookFigure(figsize=(WIDTH_IN, 4.2), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.25))
-    _draw_picture(figure, Cell(grid[:, 0], 4.0), image, "Photograph")
+    draw_picture(figure, Cell(grid[:, 0], 4.0), image, "Photograph")
     places = [name for name, _ in reference]
     for row, (scores, info) in enumerate(((reference, reference_info), (candidate, candidate_info))):
         axes = figure.add_subplot(grid[row, 1])
         _draw_scores(axes, scores, places)
-        axes.set_title(_title(info), fontsize=_fit_pt(_title(info), 5.0))
+        axes.set_title(title_of(info), fontsize=fit_pt(title_of(info), 5.0))
     axes.set_xlabel("probability", fontsize=TEXT_PT)
-    _add_caption(
+    add_caption(
         figure,
         "What to look for: the same classes in the same order with the same probabilities; "
         "an orange, hatched bar is a class in another place than in the upper chart.",
     )
-    return _checked(figure, [reference_info, candidate_info])
+    return refuse_false_names(figure, [reference_info, candidate_info])
 
 
 def photographs_figure(images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> Figure:
@@ -211,7 +208,7 @@ def photographs_figure(images: Sequence[NDArray[np.uint8]], captions: Sequence[s
         got = f"{len(images)} images and {len(captions)} captions"
         raise InputError(f"got {got}, expected at least one image and one caption for each")
     for image in images:
-        _check_image(image)
+        check_image(image)
     columns = min(4, len(images))
     rows = -(-len(images) // columns)
     width_in = WIDTH_IN / max(columns, 2)
@@ -220,7 +217,7 @@ def photographs_figure(images: Sequence[NDArray[np.uint8]], captions: Sequence[s
     figure = NotebookFigure(figsize=(width_in * columns, sum(heights)), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(rows, columns, height_ratios=heights)
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        axes = _draw_picture(figure, Cell(grid[divmod(index, columns)], width_in), image, caption, TEXT_PT)
+        axes = draw_picture(figure, Cell(grid[divmod(index, columns)], width_in), image, caption, TEXT_PT)
         axes.set_anchor("N")
     return figure
 
@@ -235,7 +232,7 @@ def latency_figure(table: LatencyTable) -> Figure:
     """
     groups: dict[str, list[LatencyRow]] = {}
     for row in table.rows:
-        _title(row.info)
+        title_of(row.info)
         groups.setdefault(row.name, []).append(row)
     figure = NotebookFigure(
         figsize=(WIDTH_IN, 1.5 + 0.36 * (len(table.rows) + len(groups))), dpi=DPI, layout="constrained"
@@ -259,8 +256,8 @@ def latency_figure(table: LatencyTable) -> Figure:
     counts = sorted({row.timing.n for row in table.rows})
     calls = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     where = f"{table.machine_text()}, {table.date[:10]}"
-    _add_caption(figure, f"{calls} calls each, in turn; the first runner is the baseline. {where}.")
-    return _checked(figure, [row.info for row in table.rows])
+    add_caption(figure, f"{calls} calls each, in turn; the first runner is the baseline. {where}.")
+    return refuse_false_names(figure, [row.info for row in table.rows])
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) -> Path:
@@ -282,30 +279,6 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) ->
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
     return target
-
-
-def _title(info: RunnerInfo) -> str:
-    """The only source of a runner's title: the runner's own description, never a string."""
-    if not isinstance(info, RunnerInfo):
-        raise InputError(f"got {info!r} to title a panel, expected a RunnerInfo; pass runner.info")
-    return info.name
-
-
-def _checked(figure: Figure, infos: Iterable[RunnerInfo]) -> Figure:
-    """Refuse a finished figure that mentions TensorRT although no TensorRT runner took part."""
-    if not any(info.is_tensorrt for info in infos):
-        for text in figure.findobj(Text):
-            if "tensorrt" in text.get_text().lower():
-                raise InputError(f"the figure says {text.get_text()!r}, but no TensorRT runner computed any of it")
-    return figure
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A place on the page and its width in inches, known before the layout is made."""
-
-    place: SubplotSpec
-    width_in: float
 
 
 def _lay_out(aspect: float, has_truth: bool) -> tuple[Figure, dict[str, Cell], int]:
@@ -351,22 +324,6 @@ def _lay_out_narrow(aspect: float, has_truth: bool) -> tuple[Figure, dict[str, C
     return figure, {name: Cell(place, width_in) for name, place in places.items()}, 2 if has_truth else 1
 
 
-def _draw_picture(
-    figure: Figure, cell: Cell, picture: NDArray[np.uint8], title: str, largest_pt: float = TITLE_PT
-) -> Axes:
-    axes = figure.add_subplot(cell.place)
-    axes.imshow(picture)
-    axes.set_axis_off()
-    axes.set_title(title, fontsize=_fit_pt(title, cell.width_in, largest_pt))
-    return axes
-
-
-def _add_second_line(axes: Axes, text: str) -> None:
-    """Write a smaller line between a panel's title and its picture."""
-    axes.set_title(axes.get_title(), fontsize=axes.title.get_fontsize(), pad=18)
-    axes.annotate(text, (0.5, 1), (0, 4), "axes fraction", "offset points", ha="center", va="bottom", fontsize=TEXT_PT)
-
-
 def _draw_disagreement(
     figure: Figure, cell: Cell, image: NDArray[np.uint8], reference: Panel, candidate: Panel, classes: int
 ) -> None:
@@ -375,27 +332,9 @@ def _draw_disagreement(
     different = first != second
     grey = 20 + 0.36 * image.mean(axis=2)
     picture = np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
-    picture[_grow(different, round(0.6 * image.shape[1] / (cell.width_in * DPI)))] = DIFFERENT
+    picture[grow(different, round(0.6 * image.shape[1] / (cell.width_in * DPI)))] = DIFFERENT
     count, total = int(different.sum()), different.size
-    _draw_picture(figure, cell, picture, f"{count:,} of {total:,} pixels differ ({_percent(count, total)})")
-
-
-def _grow(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Thicken a mask by `radius` pixels, so that single pixels outlive the scaling to the page."""
-    grown = mask.copy()
-    for step in range(1, radius + 1):
-        grown[:, step:] |= mask[:, :-step]
-        grown[:, :-step] |= mask[:, step:]
-    rows = grown.copy()
-    for step in range(1, radius + 1):
-        grown[step:] |= rows[:-step]
-        grown[:-step] |= rows[step:]
-    return grown
-
-
-def _percent(count: int, total: int) -> str:
-    share = 100 * count / total
-    return "less than 0.01 %" if 0 < share < 0.01 else f"{share:.2f} %"
+    draw_picture(figure, cell, picture, f"{count:,} of {total:,} pixels differ ({format_share(count, total)})")
 
 
 def _draw_legend(
@@ -403,18 +342,13 @@ def _draw_legend(
 ) -> None:
     """Name the classes that occur, void, and the colour of the differing pixels."""
     present = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
-    swatches = [_swatch(palette.colors[index], palette.names[index]) for index in present if index < len(palette)]
+    swatches = [swatch(palette.colors[index], palette.names[index]) for index in present if index < len(palette)]
     if (present >= len(palette)).any():
-        swatches.append(_swatch(palette.void, "void"))
-    swatches.append(_swatch(DIFFERENT, "answers differ"))
+        swatches.append(swatch(palette.void, "void"))
+    swatches.append(swatch(DIFFERENT, "answers differ"))
     axes = figure.add_subplot(cell.place)
     axes.set_axis_off()
     axes.legend(handles=swatches, loc="center", ncols=columns, fontsize=TEXT_PT, frameon=False)
-
-
-def _swatch(rgb: ArrayLike, label: str) -> Patch:
-    red, green, blue = (float(channel) / 255 for channel in np.asarray(rgb))
-    return Patch(facecolor=(red, green, blue), edgecolor="0.3", linewidth=0.5, label=label)
 
 
 def _draw_scores(axes: Axes, scores: Sequence[tuple[str, float]], places: Sequence[str]) -> None:
@@ -457,24 +391,6 @@ def _add_latency_legend(figure: Figure, stages: set[str]) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=TEXT_PT, frameon=False)
 
 
-def _label_axes(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, fontsize=TEXT_PT)
-    axes.set_ylabel(y, fontsize=TEXT_PT)
-    axes.tick_params(labelsize=TEXT_PT)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _add_caption(figure: Figure, text: str) -> None:
-    """Write the caption under the figure, from the left edge."""
-    lines = textwrap.fill(text, int(14.6 * figure.get_figwidth()))
-    figure.supxlabel(lines, x=0.01, ha="left", fontsize=TEXT_PT, color="0.25")
-
-
-def _fit_pt(text: str, width_in: float, largest: float = TITLE_PT) -> float:
-    """The font size at which a line of `text` fits; a letter is about 0.56 of the size wide."""
-    return min(largest, width_in * 72 / (0.56 * max(len(text), 1)))
-
-
 def _short(number: float) -> str:
     """Two figures, such as 0.15 or 2.4e-7."""
     return f"{number:.2g}".replace("e-0", "e-")
@@ -489,20 +405,3 @@ def _finite_pairs(reference: ArrayLike, candidate: ArrayLike) -> tuple[NDArray[n
     if not finite.any():
         raise InputError("got no finite logit to draw, expected at least one; look for NaN in the network's input")
     return first[finite], second[finite], int(finite.size - finite.sum())
-
-
-def _check_image(image: object) -> None:
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputError(f"got an image of {got}, expected (H, W, 3) uint8; read it with load_image")
-
-
-def _check_labels(labels: object, name: str, size: tuple[int, ...] | None = None) -> None:
-    if not isinstance(labels, np.ndarray) or labels.ndim != 2 or labels.dtype.kind not in "iu":
-        got = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
-        raise InputError(f"got {name} of {got}, expected an (H, W) integer map; use argmax over the logits")
-    if size is not None and labels.shape != size:
-        raise InputError(
-            f"got {name} of {labels.shape} for an image of {size}, expected one size; "
-            "bring the image to the network's size with rescale_image"
-        )

@@ -4,10 +4,13 @@ import contextlib
 import errno
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from workbench.errors import OutputError
+
+_UMASK = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -62,6 +65,7 @@ def _cannot_write(target: Path, error: OSError) -> str:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _UMASK:  # two threads here at once would leave 0 behind
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

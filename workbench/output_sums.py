@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -287,11 +287,7 @@ def _find_class_axis(shape: tuple[int, ...], class_axis: ClassAxis) -> int | Non
 
 
 def _find_shift(reference: NDArray, candidate: NDArray, axis: int | None) -> tuple[int, int] | None:
-    """Find the displacement (rows, columns) that makes the error of one image at least three times smaller.
-
-    The channel with the largest spread is searched; a pixel (y, x) of the reference is
-    compared with (y + rows, x + columns) of the candidate.
-    """
+    """Find the displacement of one image's output, in the channel with the largest spread."""
     if reference.ndim == 3 and axis is not None:
         one, other = np.moveaxis(reference, axis, 0), np.moveaxis(candidate, axis, 0)
         channel = int(np.argmax(one.std(axis=(1, 2), dtype=np.float64)))
@@ -300,13 +296,34 @@ def _find_shift(reference: NDArray, candidate: NDArray, axis: int | None) -> tup
         one, other = reference, candidate
     else:
         return None
+    return best_shift(one.astype(np.float64), other.astype(np.float64), _squared_error)
+
+
+def _squared_error(one: NDArray, other: NDArray) -> float:
+    return float(np.square(other - one).sum())
+
+
+def best_shift(
+    reference: NDArray, candidate: NDArray, error: Callable[[NDArray, NDArray], float]
+) -> tuple[int, int] | None:
+    """Find the displacement (rows, columns) that makes an error at least nine times smaller.
+
+    A pixel (y, x) of the reference is compared with (y + rows, x + columns) of the candidate.
+
+    Args:
+        reference: (H, W) array.
+        candidate: (H, W) array.
+        error: how far two arrays of one size are apart, such as a sum of squares or a count.
+    Returns:
+        The displacement, up to `LARGEST_SHIFT` pixels in both directions, or None.
+    """
     s = LARGEST_SHIFT
-    rows, columns = one.shape[0] - 2 * s, one.shape[1] - 2 * s
+    rows, columns = reference.shape[0] - 2 * s, reference.shape[1] - 2 * s
     if rows < 2 or columns < 2:
         return None
-    one, other = one[s : s + rows, s : s + columns].astype(np.float64), other.astype(np.float64)
+    inner = reference[s : s + rows, s : s + columns]
     errors = {
-        (y, x): float(np.square(other[s + y : s + y + rows, s + x : s + x + columns] - one).sum())
+        (y, x): error(inner, candidate[s + y : s + y + rows, s + x : s + x + columns])
         for y, x in itertools.product(range(-s, s + 1), repeat=2)
     }
     best = min(errors, key=lambda shift: (errors[shift], abs(shift[0]) + abs(shift[1])))

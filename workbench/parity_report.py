@@ -4,11 +4,13 @@ import dataclasses
 import html
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from workbench.errors import InputError
 
+Cells = tuple[str, ...]
 Status = Literal["pass", "fail", "inconclusive"]
 COLORS = {"pass": "#2e9e5b", "fail": "#d64545", "inconclusive": "#c98a1b"}
 HEADINGS = (
@@ -134,27 +136,16 @@ class ParityReport:
 
     def to_text(self) -> str:
         """Write the report as an aligned table; the first line is the verdict."""
-        rows = [HEADINGS, *(_cells(output) for output in self.outputs)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rows.insert(1, tuple("-" * width for width in widths))
-        table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        table = text_table(HEADINGS, [_cells(output) for output in self.outputs])
         return "\n".join([self.verdict, "", *table, "", *self._remarks()]) + "\n"
 
     def to_html(self) -> str:
         """Write the report as a small table that reads well in light and dark notebooks."""
-        line = "border-bottom:1px solid rgba(128,128,128,.35);padding:.25em .7em;text-align:left"
-
-        def row(tag: str, cells: tuple[str, ...]) -> str:
-            inner = "".join(f'<{tag} style="{line}">{html.escape(cell)}</{tag}>' for cell in cells)
-            return f"<tr>{inner}</tr>"
-
-        body = "".join(row("td", _cells(output)) for output in self.outputs)
+        table = html_table(HEADINGS, [_cells(output) for output in self.outputs])
         remarks = "".join(f'<div style="opacity:.8">{html.escape(text)}</div>' for text in self._remarks())
         return (
             f'<div style="border-left:.35em solid {COLORS[self.status]};padding:.2em .8em;color:inherit">'
-            f'<div style="font-weight:600;margin-bottom:.4em">{html.escape(self.verdict)}</div>'
-            '<table style="border-collapse:collapse;color:inherit;background:transparent;font-size:90%">'
-            f"<thead>{row('th', HEADINGS)}</thead><tbody>{body}</tbody></table>{remarks}</div>"
+            f'<div style="font-weight:600;margin-bottom:.4em">{html.escape(self.verdict)}</div>{table}{remarks}</div>'
         )
 
     def _repr_html_(self) -> str:
@@ -165,7 +156,7 @@ class ParityReport:
         content = {"passed": self.passed, **dataclasses.asdict(self)}
         for entry, output in zip(content["outputs"], self.outputs, strict=True):
             entry["status"] = output.status
-        return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+        return json.dumps(finite_or_none(content), indent=2, allow_nan=False) + "\n"
 
     def _remarks(self) -> list[str]:
         allowed = self.tolerance
@@ -213,12 +204,34 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _finite(value: Any) -> Any:
+def text_table(headings: Cells, rows: Sequence[Cells]) -> list[str]:
+    """Align cells to columns: the headings, a line, then the rows."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    lines = (headings, tuple("-" * width for width in widths), *rows)
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in lines]
+
+
+def html_table(headings: Cells, rows: Sequence[Cells]) -> str:
+    """Write cells as a table that reads well in light and dark notebooks."""
+    line = "border-bottom:1px solid rgba(128,128,128,.35);padding:.25em .7em;text-align:left"
+
+    def row(tag: str, cells: Cells) -> str:
+        inner = "".join(f'<{tag} style="{line}">{html.escape(cell)}</{tag}>' for cell in cells)
+        return f"<tr>{inner}</tr>"
+
+    body = "".join(row("td", cells) for cells in rows)
+    return (
+        '<table style="border-collapse:collapse;color:inherit;background:transparent;font-size:90%">'
+        f"<thead>{row('th', headings)}</thead><tbody>{body}</tbody></table>"
+    )
+
+
+def finite_or_none(value: Any) -> Any:
     """The same value for strict JSON, with None for numbers that are not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite_or_none(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [finite_or_none(entry) for entry in value]
     return value

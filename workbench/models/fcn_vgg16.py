@@ -4,14 +4,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import InputError
-from workbench.models.weights import load_weights
+import numpy as np
+
+from workbench.errors import InputError, ModelError
+from workbench.models.keras_hdf5 import HDF5_SUFFIXES, read_fcn_weights
+from workbench.models.weights import assign_weights, read_weights
 
 STRIDE = 32
 CLASSES = 20
 DEMONSTRATION_WIDTH = 0.25
 DEMONSTRATION_FC_WIDTH = 256
-DEMONSTRATION_WEIGHTS = Path(__file__).resolve().parents[2] / "data" / "fcn_vgg16_street_scenes.npz"
+
+_DATA = Path(__file__).resolve().parents[2] / "data"
+DEMONSTRATION_WEIGHTS = _DATA / "fcn_vgg16_street_scenes.npz"
+WEIGHTS = {"street-scenes": DEMONSTRATION_WEIGHTS, "camvid": _DATA / "fcn_vgg16_camvid.npz"}
+"""Committed weights by name: trained on generated scenes only, and on CamVid's photographs."""
 
 _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
@@ -75,25 +82,59 @@ def build(
     return keras.Model(image, layers.Permute((3, 1, 2), name="output")(logits), name="fcn_vgg16")
 
 
+def weights_path(weights: str | os.PathLike[str] = "street-scenes") -> Path:
+    """Find a weights file by name or path.
+
+    Args:
+        weights: "street-scenes", "camvid", or the path of an `.npz` or Keras HDF5 file.
+    Returns:
+        The path of a file that exists.
+    Raises:
+        ModelError: there is no such file.
+    """
+    name = os.fspath(weights)
+    path = WEIGHTS.get(name, Path(name))
+    if path.is_file():
+        return path
+    if name in WEIGHTS:
+        raise ModelError(f"the weights {name!r} are not here: {path} is missing; data/README.md says how to make it")
+    raise ModelError(f"got weights {name!r}, expected {', '.join(WEIGHTS)}, or the path of an .npz or .hdf5 file")
+
+
 def demonstration_model(
     keras: Any,
     input_size: tuple[int, int] = (512, 1024),
-    weights: str | os.PathLike[str] = DEMONSTRATION_WEIGHTS,
+    weights: str | os.PathLike[str] = "street-scenes",
 ) -> Any:
-    """Build the narrow network (width 0.25) with the committed weights trained on generated street scenes.
+    """Build the network with trained weights, as wide as they are; those committed have width 0.25.
 
     Args:
         keras: the Keras module to build with.
         input_size: image height and width in pixels, each divisible by 32.
-        weights: an `.npz` file of the same network.
+        weights: "street-scenes", "camvid", or the path of an `.npz` file of `save_weights`, or of a
+            Keras HDF5 file, such as the tutorial's `semantic_segmentation.hdf5`:
+            `workbench.models.keras_hdf5` has the mapping, which was never tried on that file itself.
     Returns:
         The model of `build`, ready to run.
     Raises:
         ModelError: the weights are missing, damaged or of another network.
+        InputError: H or W does not divide by 32.
     """
-    model = build(keras, input_size=input_size, width=DEMONSTRATION_WIDTH, fc_width=DEMONSTRATION_FC_WIDTH)
-    load_weights(model, weights)
+    path = weights_path(weights)
+    read = read_fcn_weights if path.suffix.lower() in HDF5_SUFFIXES else read_weights
+    arrays = read(path)
+    model = build(keras, input_size=input_size, **_widths(arrays, path))
+    assign_weights(model, arrays, path)
     return model
+
+
+def _widths(arrays: dict[str, np.ndarray], path: Path) -> dict[str, Any]:
+    """Read off how wide `build` must make the network for these weights."""
+    try:
+        first, fc6, last = (arrays[f"{name}/kernel"].shape for name in ("block1_conv1", "fc6", "upscore8"))
+        return {"width": first[3] / _BLOCKS[0][0], "fc_width": fc6[3], "classes": last[2]}
+    except (KeyError, IndexError) as error:
+        raise ModelError(f"{path} is for another network ({error} is odd); give weights of fcn_vgg16") from error
 
 
 def _decode(layers: Any, x: Any, pool4: Any, pool3: Any, classes: int) -> Any:

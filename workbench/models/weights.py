@@ -48,7 +48,15 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         ModelError: the file is missing or damaged, or names and shapes are not the model's.
     """
-    arrays = _read(Path(path))
+    assign_weights(model, read_weights(path), path)
+
+
+def assign_weights(model: Any, arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> None:
+    """Put arrays that were read from `path` into a model that `build` made.
+
+    Raises:
+        ModelError: names and shapes are not the model's.
+    """
     variables = named_weights(model)
     if set(arrays) != set(variables):
         odd = ", ".join(sorted(set(arrays) ^ set(variables))[:4])
@@ -63,8 +71,13 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
         variable.assign(arrays[name].astype(np.float32))
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
+def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read the arrays of an `.npz` file by `layer/variable`.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    if not Path(path).is_file():
         raise ModelError(f"the weights {path} do not exist; give the path of an .npz file")
     try:
         with np.load(path, allow_pickle=False) as file:
