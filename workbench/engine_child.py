@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import sys
 import threading
 from collections import Counter
@@ -45,7 +44,6 @@ _NO_DRIVER = re.compile(r"\s*\[checkMacros\.cpp::catchCudaError::\d+\].*?\(cudaE
 
 def main(request_path: str) -> int:
     """Build what the request says and report on standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, and the parent ends this process
     send = _open_channel()
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     try:

@@ -119,6 +119,7 @@ def _run_child(command: list[str], progress: BuildProgress, timeout_s: float | N
             encoding="utf-8",
             errors="replace",
             env=_environment(),
+            start_new_session=True,  # Ctrl-C in a terminal reaches this process only, which ends the child
         )
 
         def expire() -> None:
