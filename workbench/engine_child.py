@@ -88,8 +88,7 @@ def build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
     cache_path = request.get("timing_cache", "")
     timing_cache = load_timing_cache(config, cache_path) if cache_path else None
     config.progress_monitor = monitor = _make_monitor(flavour, send)
-    found = (network.get_layer(index) for index in range(network.num_layers))
-    layers = Counter(layer.type.name for layer in found if layer is not None)
+    layers = count_layers(network)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         reason = logger.reasons() or "it gives no reason"
@@ -100,7 +99,7 @@ def build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
     del monitor
     kernels = [kernel for text in verbose if text.startswith("Layers:") for kernel in read_kernels(text)]
     memory = read_memory([*verbose, *(text for _, text in logger.lines)])
-    return {"layers": dict(layers.most_common()), "kernels": kernels, "memory": memory}
+    return {"layers": layers, "kernels": kernels, "memory": memory}
 
 
 def parse(parser: "trt.OnnxParser", network: "trt.INetworkDefinition", onnx_path: str) -> None:
@@ -120,6 +119,12 @@ def parse(parser: "trt.OnnxParser", network: "trt.INetworkDefinition", onnx_path
             f"TensorRT found {network.num_layers} layers and {network.num_outputs} outputs in {Path(onnx_path).name}, "
             "expected at least one of each; export the model again"
         )
+
+
+def count_layers(network: "trt.INetworkDefinition") -> dict[str, int]:
+    """Count the parsed layers of each kind, the most frequent kind first."""
+    found = (network.get_layer(index) for index in range(network.num_layers))
+    return dict(Counter(layer.type.name for layer in found if layer is not None).most_common())
 
 
 def configure(flavour: Flavour, config: "trt.IBuilderConfig", request: Mapping[str, Any]) -> None:

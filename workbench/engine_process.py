@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm.auto import tqdm
 
@@ -110,17 +110,7 @@ class BuildProgress:
 def _run_child(command: list[str], progress: BuildProgress, timeout_s: float | None) -> Outcome:
     expired = threading.Event()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,  # closes when this process dies, and the child ends with it
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=_environment(),
-            start_new_session=True,  # Ctrl-C in a terminal reaches this process only, which ends the child
-        )
+        child = _start_child(command, errors)
 
         def expire() -> None:
             expired.set()
@@ -143,6 +133,20 @@ def _run_child(command: list[str], progress: BuildProgress, timeout_s: float | N
         if status or outcome.facts is None:
             raise _failure(status, outcome, errors.read(), timeout_s if expired.is_set() else None)
     return outcome
+
+
+def _start_child(command: list[str], errors: IO[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,  # closes when this process dies, and the child ends with it
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=_environment(),
+        start_new_session=True,  # Ctrl-C in a terminal reaches this process only, which ends the child
+    )
 
 
 def _listen(child: subprocess.Popen[str], progress: BuildProgress) -> Outcome:
