@@ -1,5 +1,6 @@
 """`workbench build` and the engine lines of `workbench doctor`, as a person uses them."""
 
+import enum
 import json
 import os
 
@@ -72,10 +73,12 @@ def test_bad_input_is_one_sentence_and_exit_status_2(folder, capsys, arguments, 
 
 def test_doctor_names_the_driver_and_what_each_flavour_can_do(monkeypatch, capsys):
     gpu = Gpu("NVIDIA H200", (9, 0), 141 << 30)
-    real = tensorrt_api.open_flavour("tensorrt_rtx")
+    capabilities = enum.Enum("ComputeCapability", "SM75 SM80 SM86 SM89 SM120 SM121")
+    module = type("rtx", (), {"Builder": 1, "OnnxParser": 1, "ComputeCapability": capabilities})
+    rtx = Flavour("tensorrt_rtx", module, "1.7.1.116")
     full = Flavour("tensorrt", type("full", (), {"Builder": 1, "OnnxParser": 1}), "11.4")
     lean = Flavour("tensorrt_lean", object(), "11.4")
-    monkeypatch.setattr(tensorrt_api, "available_flavours", lambda: ([full, real, lean], []))
+    monkeypatch.setattr(tensorrt_api, "available_flavours", lambda: ([full, rtx, lean], []))
     monkeypatch.setattr(tensorrt_api, "probe_driver", lambda: Driver(13000, (gpu,), ""))
     _, out, _ = run(capsys, "doctor")
     assert "NVIDIA driver   for CUDA 13.0" in out
