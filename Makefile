@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RTX_STAMP := $(VENV)/.rtx
-# The extras whose packages requirements.txt pins.
-PINNED := keras lab dev
+EXTRAS_STAMP := $(VENV)/.extras
+# The extras whose packages requirements.txt pins, and those of requirements-extras.txt.
+PINNED := keras classic lab dev
+PINNED_EXTRAS := torch routes
 UV ?= uv
 # The Python of the GPU tests: a machine with a GPU may bring its own CUDA packages.
 GPU_PYTHON ?= $(BIN)/python
@@ -15,7 +17,7 @@ PYTHON ?= $(shell for name in python3.12 python3.11 python3.13 python3 python; d
 	"$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 \
 	&& { echo "$$name"; exit; }; done; echo python3)
 
-.PHONY: help demo test test-gpu rtx lab lint notebooks bench pins clean
+.PHONY: help demo test test-extras test-gpu rtx extras lab lint notebooks bench pins clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +28,11 @@ demo: $(STAMP) ## Convert two networks and show both answers side by side (ARGS=
 test: $(STAMP) ## Run the tests; with TensorRT-RTX (make rtx), and in CI, also fail below 90 % coverage
 	@[ -e $(RTX_STAMP) ] || echo "no TensorRT-RTX (make rtx): the tests that build engines are skipped, coverage is not judged"
 	$(BIN)/python -m pytest $(if $(CI)$(wildcard $(RTX_STAMP)),--cov) --durations=10 $(ARGS)
+
+test-extras: $(EXTRAS_STAMP) $(RTX_STAMP) ## Run the matrix of networks and exporters (installs PyTorch, ncnn, TVM and TensorRT-RTX)
+	$(BIN)/python -m pytest --durations=10 tests/extras $(ARGS)
+
+extras: $(EXTRAS_STAMP) ## Also install PyTorch, ncnn and TVM, for the PyTorch cells of notebook 04
 
 rtx: $(RTX_STAMP) ## Also install TensorRT-RTX, which builds engines without a GPU (under NVIDIA's own licence)
 
@@ -52,6 +59,9 @@ pins: ## Resolve requirements.txt again after a change in pyproject.toml (needs 
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements.txt $(ARGS)
 	$(UV) pip compile pyproject.toml --universal --python-version 3.11 --extra rtx --constraint requirements.txt \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements-rtx.txt $(ARGS)
+	$(UV) pip compile pyproject.toml --universal --python-version 3.11 $(PINNED_EXTRAS:%=--extra %) \
+		--constraint requirements.txt --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(ARGS) \
+		| grep -vE '^(nvidia-|cuda-|triton)' > requirements-extras.txt
 
 clean: ## Remove the environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .pytest_cache .hypothesis .mypy_cache .ruff_cache
@@ -61,6 +71,12 @@ $(STAMP): requirements.txt pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || \
 		{ echo "no Python was found (looked for $(PYTHON)); install Python 3.11, 3.12 or 3.13" >&2; exit 1; }
 	@"$(PYTHON)" scripts/setup_environment.py $(VENV)
+
+# The second call adds what this build of PyTorch needs: gigabytes for its CUDA builds, nothing for those for the CPU.
+$(EXTRAS_STAMP): $(STAMP) requirements-extras.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check -r requirements-extras.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements-extras.txt)
+	@touch $@
 
 $(RTX_STAMP): $(STAMP) requirements-rtx.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check -r requirements-rtx.txt

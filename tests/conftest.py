@@ -7,9 +7,19 @@ from hypothesis import settings
 # They need an NVIDIA GPU: `make test-gpu` runs and records them, and says which could not run.
 collect_ignore = ["gpu"]
 
+
+def pytest_ignore_collect(collection_path, config):
+    """`make test` is the core; `make test-extras` names the folder of the large matrix itself."""
+    named = any("extras" in argument for argument in config.args)
+    return True if collection_path.name == "extras" and not named else None
+
+
+
 # Before any test imports Keras or TensorFlow: a reader's own Keras settings must not change what is tested.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# segmentation_models reads them when it is imported, after TensorFlow; Keras 3 does not look at them.
+os.environ.update(TF_USE_LEGACY_KERAS="1", SM_FRAMEWORK="tf.keras")
 
 # No deadline: a busy machine is not a failure. In CI the examples are the same in every run.
 settings.register_profile("workbench", deadline=None, derandomize="CI" in os.environ)

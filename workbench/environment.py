@@ -22,6 +22,9 @@ PACKAGES = (
     "tensorflow",
     "keras",
     "tf2onnx",
+    "tf_keras",
+    "segmentation-models",
+    "keras2onnx",
     "jupyterlab",
     "tensorrt",
     "tensorrt-rtx",
@@ -45,6 +48,18 @@ def load_keras() -> ModuleType:
     """
     load_tensorflow()
     return require_backend("keras", "keras")
+
+
+def load_tf_keras() -> ModuleType:
+    """Import tf_keras, the Keras 2 of older models, without TensorFlow's start-up messages.
+
+    Returns:
+        The `tf_keras` module; it lives beside Keras 3 in one process.
+    Raises:
+        BackendUnavailableError: TensorFlow or tf_keras is not installed.
+    """
+    load_tensorflow()
+    return require_backend("tf_keras", "classic")
 
 
 def load_tensorflow() -> ModuleType:
