@@ -14,7 +14,6 @@ def pytest_ignore_collect(collection_path, config):
     return True if collection_path.name == "extras" and not named else None
 
 
-
 # Before any test imports Keras or TensorFlow: a reader's own Keras settings must not change what is tested.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

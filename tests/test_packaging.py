@@ -20,6 +20,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PIN_FILES = {
     "requirements.txt": re.search(r"^PINNED := (.+)$", MAKEFILE, re.M).group(1).split(),
     "requirements-rtx.txt": ["rtx"],
+    "requirements-extras.txt": re.search(r"^PINNED_EXTRAS := (.+)$", MAKEFILE, re.M).group(1).split(),
 }
 ORDERED = {
     "jupyterlab",
@@ -168,9 +169,16 @@ def test_requirements_satisfy_pyproject(environment, file):
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_both_files_pin_the_same_versions(environment):
-    base, rtx = (applicable_pins(environment, file) for file in PIN_FILES)
-    assert {name: version for name, version in rtx.items() if base.get(name, version) != version} == {}
+@pytest.mark.parametrize("file", [file for file in PIN_FILES if file != "requirements.txt"])
+def test_all_files_pin_the_same_versions(environment, file):
+    base, other = (applicable_pins(environment, name) for name in ("requirements.txt", file))
+    assert {name: version for name, version in other.items() if base.get(name, version) != version} == {}
+
+
+def test_pytorch_s_gigabytes_are_installed_only_when_asked_for():
+    assert not {"torch", "pnnx", "ncnn", "apache-tvm"} & {pin.name for pin in pins()}
+    assert not [pin.name for pin in pins("requirements-extras.txt") if pin.name.startswith(("nvidia-", "triton"))]
+    assert "make test-extras" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")  # CI asks
 
 
 def test_nvidia_s_proprietary_builder_is_installed_only_when_asked_for():
@@ -205,9 +213,10 @@ def test_make_help_lists_every_target():
 
 
 def test_every_target_that_runs_something_installs_first():
-    # test-gpu runs in the environment that GPU_PYTHON names; rtx adds to the one that is there
+    # test-gpu runs in the environment that GPU_PYTHON names; rtx and extras add to the one that is there
+    assert re.search(r"^test-extras: \$\(EXTRAS_STAMP\) \$\(RTX_STAMP\) ##", MAKEFILE, re.M)
     targets = set(re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.M).group(1).split())
-    targets -= {"help", "pins", "clean", "test-gpu", "rtx"}
+    targets -= {"help", "pins", "clean", "test-gpu", "rtx", "test-extras", "extras"}
     assert {name for name in targets if re.search(rf"^{name}: \$\(STAMP\) ##", MAKEFILE, re.M)} == targets
 
 
