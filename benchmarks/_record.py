@@ -24,13 +24,22 @@ def write_record(name: str, result: dict[str, Any], packages: tuple[str, ...] = 
     Returns:
         The path of the file.
     """
+    return _write(name, {"result": result}, packages)
+
+
+def write_rows(name: str, rows: list[dict[str, Any]], packages: tuple[str, ...]) -> Path:
+    """Write a table as `results/<name>.json`, its rows under "rows"; see `write_record`."""
+    return _write(name, {"rows": rows}, packages)
+
+
+def _write(name: str, found: dict[str, Any], packages: tuple[str, ...]) -> Path:
     versions = {package: importlib.metadata.version(package) for package in packages}
     record = {
         "benchmark": name,
         "date": datetime.date.today().isoformat(),
         "machine": describe_machine(),
         "versions": {"python": platform.python_version(), **versions},
-        "result": result,
+        **found,
     }
     path = make_folder(RESULTS) / f"{name}.json"
     with atomic_path(path) as temporary:

@@ -82,7 +82,7 @@ def test_verify_of_networks_with_other_inputs_is_refused(folder, capsys):
     [
         (["convert", "nothing.keras", "x.onnx"], "nothing.keras does not exist"),
         (["convert", "small.keras", "x.txt"], "expected a name that ends in .onnx"),
-        (["convert", "small.onnx", "x.onnx"], "is an ONNX file already"),
+        (["convert", "small.onnx", "x.onnx", "--pb", "x.pb"], "is an ONNX file: it keeps its sizes and opset"),
         (["convert", "small.keras", "no/x.onnx"], "does not exist; create it first"),
         (["convert", ".", "x.onnx"], "is not a SavedModel"),
         (["verify", "small.keras", "nothing.onnx"], "does not exist"),
@@ -100,6 +100,16 @@ def test_bad_input_is_one_sentence_and_exit_status_2(folder, monkeypatch, capsys
     assert message in sentence[0]
     assert "Traceback" not in errors
     assert sorted(path for path in folder.iterdir() if path.name != "demo_output") == before
+
+
+def test_convert_of_an_onnx_file_checks_mends_proves_and_tells(folder, tmp_path, capsys):
+    status, out, _ = run(capsys, "convert", folder / "small.onnx", tmp_path / "mended.onnx")
+    assert status == 0
+    assert "for a batch of 1" in out  # what it costs
+    assert "mended.onnx: nothing was changed" in out
+    assert "the parser of" in out or "TensorRT was not asked" in out
+    assert f"written {tmp_path / 'mended.onnx'}" in out
+    assert (tmp_path / "mended.onnx").exists()
 
 
 def test_debug_shows_the_traceback(capsys):

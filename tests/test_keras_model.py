@@ -120,8 +120,78 @@ def test_a_model_that_was_never_called_is_refused(tmp_path):
         keras_to_onnx(keras.Sequential([keras.layers.Dense(2)]), tmp_path / "x.onnx", progress=False)
 
 
+def test_a_subclass_is_refused_even_after_a_call_and_the_way_out_works(tmp_path):
+    keras = load_keras()
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model, x = Own(), random_input((2, 4))
+    expected = np.asarray(model(x))
+    with pytest.raises(ExportError, match=r"\(Own\) does not say what it takes, called or not; wrap it"):
+        keras_to_onnx(model, tmp_path / "x.onnx", progress=False)
+    vector = keras.Input((4,))
+    path = keras_to_onnx(keras.Model(vector, model(vector)), tmp_path / "x.onnx", progress=False)
+    assert relative_error(run_onnx(path, {"input": x})[0], expected) < ROUNDING
+
+
+def test_a_lambda_layer_of_the_callers_own_model_converts(tmp_path):
+    keras = load_keras()
+    vector = keras.Input((4,))
+    model = keras.Model(vector, keras.layers.Lambda(lambda x: x * 2)(vector))
+    path = keras_to_onnx(model, tmp_path / "x.onnx", progress=False)
+    np.testing.assert_array_equal(run_onnx(path, {"input": np.ones((1, 4), np.float32)})[0], [[2.0] * 4])
+
+
+def test_three_inputs_of_different_types_convert(tmp_path):
+    keras = load_keras()
+    keras.utils.set_random_seed(6)
+    layers = keras.layers
+    image, vector = keras.Input((8, 8, 3), name="image"), keras.Input((5,), name="vector")
+    words = keras.Input((4,), dtype="int32", name="words")
+    parts = [layers.Flatten()(layers.Conv2D(2, 3)(image)), vector, layers.Flatten()(layers.Embedding(9, 3)(words))]
+    model = keras.Model([image, vector, words], layers.Dense(3)(layers.Concatenate()(parts)))
+    feed = {"image": random_input((2, 8, 8, 3)), "vector": random_input((2, 5), 1)}
+    feed["words"] = np.arange(8, dtype=np.int32).reshape(2, 4)
+    path = keras_to_onnx(model, tmp_path / "x.onnx", progress=False)
+    assert [(spec.name, spec.dtype) for spec in check(path).inputs] == [
+        ("image", "float32"), ("vector", "float32"), ("words", "int32"),
+    ]  # fmt: skip
+    assert relative_error(run_onnx(path, feed)[0], np.asarray(model(list(feed.values())))) < ROUNDING
+
+
+def test_strings_are_refused_with_what_to_do(tmp_path):
+    keras = load_keras()
+    text = keras.Input((1,), dtype="string")
+    model = keras.Model(text, keras.layers.StringLookup(vocabulary=["a", "b"])(text))
+    with pytest.raises(
+        ExportError, match="'input' takes strings, expected numbers; take the layers that read text out"
+    ):
+        keras_to_onnx(model, tmp_path / "x.onnx", progress=False)
+
+
+def test_a_python_if_on_the_input_is_refused_with_what_to_write_instead(tmp_path):
+    keras = load_keras()
+
+    class Choice(keras.layers.Layer):
+        def compute_output_shape(self, shape):
+            return shape
+
+        def call(self, x):
+            return x * 2 if keras.ops.sum(x) > 0 else x - 1
+
+    vector = keras.Input((4,))
+    with pytest.raises(ExportError, match=r"decides by the values of its input.*keras\.ops\.where or keras\.ops\.cond"):
+        keras_to_onnx(keras.Model(vector, Choice()(vector)), tmp_path / "x.onnx", progress=False)
+
+
 def test_an_unknown_exporter_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="got exporter='magic', expected 'tf2onnx'"):
+    with pytest.raises(ExportError, match="got exporter='magic', expected one of tf2onnx, keras2onnx"):
         keras_to_onnx(small_network(), tmp_path / "x.onnx", exporter="magic")
 
 

@@ -100,6 +100,15 @@ def test_weights_outside_the_models_folder_are_refused(tmp_path, location):
         check(external(tmp_path, location))
 
 
+def test_a_list_of_tensors_as_an_output_is_refused(tmp_path):
+    ends = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])
+    pack = helper.make_node("SequenceConstruct", ["x", "x"], ["y"])
+    outputs = [helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, [1, 4])]
+    onnx.save(helper.make_model(helper.make_graph([pack], "g", [ends], outputs)), tmp_path / "list.onnx")
+    with pytest.raises(ModelError, match=r"y of the network is a sequence_type .*, expected a tensor"):
+        check(tmp_path / "list.onnx")
+
+
 def test_make_resize_exact_touches_only_tf2onnx_s_form():
     sizes = numpy_helper.from_array(np.array([1, 8], np.int64), "sizes")
 

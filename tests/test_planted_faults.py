@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from workbench.divergence import first_divergence
 from workbench.environment import load_keras
 from workbench.export.keras_model import keras_to_onnx
 from workbench.images import CITYSCAPES_MEAN
@@ -142,3 +143,23 @@ def test_a_shift_of_the_answer_is_named(folder):
     assert report.status == "fail"
     assert report.outputs[0].shift == (0, 1)
     assert "shift" in report.verdict
+
+
+def test_the_layer_of_a_transposed_kernel_is_named(folder, tmp_path):
+    """The divergence walk on a real depth: one of 53 kernels of ResNet-50, in the middle of the network."""
+    network = classifier(folder)
+    model = onnx.load(network.path)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    kernels = [weights[node.input[1]] for node in model.graph.node if node.op_type == "Conv"]
+    # one 3 x 3 kernel in each block, of which there are 3 and 4 before the third block of conv4
+    kernel = [tensor for tensor in kernels if tuple(tensor.dims[2:]) == (3, 3)][3 + 4 + 2]
+    turned = np.ascontiguousarray(numpy_helper.to_array(kernel).swapaxes(2, 3))
+    kernel.CopyFrom(numpy_helper.from_array(turned, kernel.name))
+    onnx.save(model, tmp_path / "turned.onnx")
+    feed = network.feeds[0][1]
+    assert first_divergence(network.model, network.path, feed, progress=False).kind == "none"
+    found = first_divergence(network.model, tmp_path / "turned.onnx", feed, progress=False, budget_bytes=16 << 20)
+    assert found.layer is not None, found.to_text()
+    assert "conv4_block3_2_conv" in found.layer.layer.split(" + "), found.to_text()
+    assert found.fetched_bytes <= 16 << 20
+    assert len(found.layers) < found.pairs / 2, "a bisection, not a scan"

@@ -55,8 +55,8 @@ def test_runner_info_refuses_tensorrt_in_the_details_of_another_backend(version,
 
 
 def test_runner_info_refuses_an_unknown_backend_and_lists_the_known_ones():
-    with pytest.raises(InputError, match="got the backend 'torch', expected one of keras, tensorflow, onnx"):
-        RunnerInfo("torch", "2.0", "CPU")
+    with pytest.raises(InputError, match="got the backend 'numpy', expected one of keras, tensorflow, torch, onnx"):
+        RunnerInfo("numpy", "2.0", "CPU")
 
 
 def test_runner_info_cannot_be_changed():

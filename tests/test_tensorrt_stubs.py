@@ -23,6 +23,7 @@ CHECKED = [
     "workbench/tensorrt_api.py",
     "workbench/engine.py",
     "workbench/engine_child.py",
+    "workbench/export/parser_child.py",
     "workbench/inference.py",
     "workbench/runners/tensorrt_runner.py",
 ]
@@ -39,7 +40,8 @@ def load_script(name):
 make_stubs = load_script("make_stubs")
 FLAVOURS = {name: pin.module for name, pin in make_stubs.PINS.items()}
 BUILDERS = tuple(name for name in FLAVOURS if name != "lean11.4")
-BUILD_ONLY = {"workbench/engine_child.py"}  # is never started for lean, which has no builder
+# Never started for lean, which has no builder.
+BUILD_ONLY = {"workbench/engine_child.py", "workbench/export/parser_child.py"}
 AHEAD_OF_TIME = "behind `builds_ahead_of_time` or a list of targets, which only RTX has"
 NOT_RTX = {
     ("workbench/tensorrt_api.py", 'Module has no attribute "ComputeCapability"'): AHEAD_OF_TIME,

@@ -27,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *details: print(f"warning: {message}", file=sys.stderr)
+            if getattr(options, "model", None) == "unet":  # before anything imports TensorFlow
+                from workbench.models.unet import set_variables
+
+                set_variables()
             return int(options.run(options))
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left behind", file=sys.stderr)
@@ -92,14 +96,30 @@ def _add_convert(commands: argparse._SubParsersAction, common: argparse.Argument
     parser = commands.add_parser(
         "convert", parents=[common], help="a Keras or TensorFlow network to ONNX", description=text
     )
-    parser.add_argument("model", help=".keras, .h5, SavedModel folder, frozen .pb, or: resnet50, fcn_vgg16")
+    parser.add_argument(
+        "model",
+        help=".keras, .h5, SavedModel, frozen .pb, TensorFlow 1 checkpoint, PyTorch .pt2, or: resnet50, fcn_vgg16, unet",
+    )
     parser.add_argument("output", type=Path, help="the .onnx file to write")
+    for ends in ("inputs", "outputs"):
+        parser.add_argument(
+            f"--{ends}", type=_names, metavar="NAME[,NAME]", help=f"{ends} of a TensorFlow graph or checkpoint"
+        )
     parser.add_argument(
         "--spatial", nargs=2, type=int, metavar=("H", "W"), help="pixels, for a model that leaves them open"
     )
-    parser.add_argument("--opset", type=int, default=17, help="ONNX operator set (default: 17)")
+    parser.add_argument(
+        "--exporter",
+        default="tf2onnx",
+        help="tf2onnx, or keras2onnx: the original tutorial's, for tf_keras models (default: tf2onnx)",
+    )
+    parser.add_argument("--opset", type=int, help="ONNX operator set (default: 17; 15 with keras2onnx)")
     parser.add_argument("--pb", type=Path, help="also keep the frozen TensorFlow graph in this file")
     parser.set_defaults(run=_convert)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -109,7 +129,10 @@ def _convert(options: argparse.Namespace) -> int:
         convert(
             options.model,
             options.output,
+            exporter=options.exporter,
             spatial=tuple(options.spatial) if options.spatial else None,
+            inputs=options.inputs,
+            outputs=options.outputs,
             opset=options.opset,
             pb_path=options.pb,
         )
@@ -167,12 +190,16 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _add_verify(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    text = "Run two forms of one network on the same inputs and judge whether the answers agree."
-    parser = commands.add_parser("verify", parents=[common], help="compare two forms of a network", description=text)
-    parser.add_argument(
-        "model", help="the reference: .keras, .h5, SavedModel folder, .pb, .onnx, resnet50 or fcn_vgg16"
+    text = """Run every form of a network on the same inputs, compare neighbours, and name the stage and the layer at
+fault. With MODEL alone the forms are made here: the framework, the frozen graph, the ONNX file as exported and as
+fixed, and an engine where one can be built and run."""
+    parser = commands.add_parser(
+        "verify", parents=[common], help="which stage, and which layer, breaks a network", description=text
     )
-    parser.add_argument("other", help="what is judged, such as an .onnx file")
+    parser.add_argument(
+        "model", help="the reference: .keras, .h5, SavedModel folder, .pb, .onnx, resnet50, fcn_vgg16 or unet"
+    )
+    parser.add_argument("others", nargs="*", metavar="other", help="what is judged, in this order, such as .onnx files")
     parser.add_argument("--images", type=Path, metavar="DIR", help="pictures to judge on; built-in ones by default")
     parser.add_argument(
         "--preprocess",
@@ -180,19 +207,36 @@ def _add_verify(commands: argparse._SubParsersAction, common: argparse.ArgumentP
         default="unit",
         help="pictures to inputs: -1..1, 0..255, minus Cityscapes' mean, or ResNet-50's BGR (default: unit)",
     )
+    parser.add_argument(
+        "--spatial", nargs=2, type=int, metavar=("H", "W"), help="pixels, for a model that leaves them open"
+    )
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the files that are made on the way")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the error over depth (.png), if they differ")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
     parser.set_defaults(run=_verify)
 
 
 def _verify(options: argparse.Namespace) -> int:
     from workbench.files import atomic_path
-    from workbench.verify import verify
+    from workbench.stages import verify_stages
 
-    report = verify(options.model, options.other, images=options.images, preprocess=options.preprocess)
+    report = verify_stages(
+        options.model,
+        *options.others,
+        images=options.images,
+        preprocess=options.preprocess,
+        spatial=tuple(options.spatial) if options.spatial else None,
+        work_folder=options.keep,
+    )
     print(report.to_text())
     if options.json:
         with atomic_path(options.json) as temporary:
             temporary.write_text(report.to_json() + "\n", encoding="utf-8")
+    if options.figure and report.divergence:
+        from workbench.divergence_figures import divergence_figure
+        from workbench.figures import save_figure
+
+        save_figure(divergence_figure(report.divergence), options.figure)
     return EXIT_OK if report.passed else EXIT_DIFFERENT
 
 

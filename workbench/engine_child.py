@@ -26,12 +26,27 @@ Send = Callable[..., None]
 
 # What to do about an error: words that its text must all have, and the help.
 KNOWN_FIXES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("Antialiasing",), "TensorRT does not antialias: export the Resize without it"),
+    (("(Resize)", "align_corners"), "TensorRT resizes by half_pixel, pytorch_half_pixel, asymmetric or align_corners"),
     (("(Resize)",), "convert with workbench convert, which writes Resize in a form TensorRT takes"),
     (("deconv", "bf16"), "TensorRT has no bfloat16 ConvTranspose: keep that layer in float32 or float16"),
     (("(Transpose)", "UInt8"), "TensorRT transposes no uint8: put the Cast to float before the Transpose"),
     (("UInt8",), "TensorRT computes nothing in uint8: Cast right after the input, and to uint8 only at the output"),
     (("Dims::MAX_DIMS",), "TensorRT takes 8 axes at most: merge some with a Reshape"),
+    (("convertOnnxDims",), "TensorRT takes 8 axes at most: merge some with a Reshape"),
+    (("raining",), "export the network for inference: model.eval() in PyTorch, training=False in Keras"),
+    (("(MaxPool)", "outputs"), "TensorRT gives no indices of a MaxPool: export it without them"),
+    (("(MaxPool)", "dilations"), "TensorRT pools without dilation only: replace the layer"),
+    (("zero point",), "quantize symmetrically: int8 with zero points of 0"),
+    (("(NonZero)",), "the size of its result depends on values: choose elements with Where or TopK instead"),
+    (("Sequence)",), "TensorRT has no lists of tensors: use Split and Concat instead"),
+    (("(SequenceAt)",), "TensorRT has no lists of tensors: use Split and Concat instead"),
+    (("(SequenceConstruct)",), "TensorRT has no lists of tensors: use Split and Concat instead"),
+    (("Integer)",), "quantize with pairs of QuantizeLinear and DequantizeLinear instead"),
+    (("(DynamicQuantizeLinear)",), "quantize with pairs of QuantizeLinear and DequantizeLinear instead"),
+    (("input was not registered",), "give the Loop all its inputs, its condition too"),
     (("Plugin not found",), "TensorRT does not know this operator: replace the layer, or write it as a plugin"),
+    (("plugin registry",), "this TensorRT does not have this operator: replace the layer, or write it as a plugin"),
     (("convertDtype",), "TensorRT has no text, float64 or complex tensors: convert them outside the network"),
     (("UNSUPPORTED_NODE",), "TensorRT does not support this operator so: replace the layer, or write it as a plugin"),
     (("libnvinfer_lean",), "this flavour builds no version-compatible plans: leave that option out"),
@@ -44,8 +59,8 @@ _NO_DRIVER = re.compile(r"\s*\[checkMacros\.cpp::catchCudaError::\d+\].*?\(cudaE
 
 def main(request_path: str) -> int:
     """Build what the request says and report on standard output."""
-    send = _open_channel()
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    send = open_channel()
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
     try:
         request = json.loads(Path(request_path).read_text(encoding="utf-8"))
         facts = build(request, send)
@@ -109,7 +124,7 @@ def parse(parser: "trt.OnnxParser", network: "trt.INetworkDefinition", onnx_path
         EngineBuildError: each parser error with its node, operator and reason; or a network without layers or outputs.
     """
     parsed = parser.parse_from_file(onnx_path)
-    errors = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
+    errors = [parser_error_text(parser.get_error(index)) for index in range(parser.num_errors)]
     if errors or not parsed:
         text = "; ".join(dict.fromkeys(errors)) or "the parser gives no reason"
         raise EngineBuildError(f"TensorRT cannot parse {Path(onnx_path).name}: {with_fix(text)}")
@@ -195,12 +210,22 @@ def with_fix(text: str) -> str:
     >>> with_fix("node d (Det): it says no [UNSUPPORTED_NODE]")[-42:]
     'replace the layer, or write it as a plugin'
     """
-    text = SOURCE_POSITION.sub("", _NO_DRIVER.sub("", text))
-    fixes = [fix for words, fix in KNOWN_FIXES if all(word in text for word in words)]
-    return f"{text}; what helps: {fixes[0]}" if fixes else text
+    text = without_noise(text)
+    help_text = known_fix(text)
+    return f"{text}; what helps: {help_text}" if help_text else text
 
 
-def _parser_error(error: "trt.ParserError") -> str:
+def known_fix(text: str) -> str:
+    """What to do about an error; an empty text where that is not known."""
+    return next((fix for words, fix in KNOWN_FIXES if all(word in text for word in words)), "")
+
+
+def without_noise(text: str) -> str:
+    """Cut places in TensorRT's own source, and what it says about a missing driver, out of an error."""
+    return SOURCE_POSITION.sub("", _NO_DRIVER.sub("", text))
+
+
+def parser_error_text(error: "trt.ParserError") -> str:
     """Node, operator, reason and code of one parser error."""
     place = f"node {error.node_name() or error.node()} ({error.node_operator()}): " if error.node_operator() else ""
     reason = " ".join(error.desc().split())
@@ -233,7 +258,7 @@ def _make_monitor(flavour: Flavour, send: Send) -> "trt.IProgressMonitor":
     return Monitor()
 
 
-def _open_channel() -> Send:
+def open_channel() -> Send:
     """Keep standard output for events: what native code prints there goes to standard error instead."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -247,7 +272,7 @@ def _open_channel() -> Send:
     return send
 
 
-def _end_with_the_parent() -> None:
+def end_with_the_parent() -> None:
     """End this process when the parent is gone: only the parent holds the other end of standard input."""
     with contextlib.suppress(OSError):
         while os.read(0, 1):  # not sys.stdin, whose lock this thread would hold when the process ends well

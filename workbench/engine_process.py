@@ -19,6 +19,7 @@ from workbench.errors import BackendUnavailableError, EngineBuildError, InputErr
 from workbench.tensorrt_api import summarise_log
 
 COMMAND = (sys.executable, "-m", "workbench.engine_child")
+PARSER_COMMAND = (sys.executable, "-m", "workbench.export.parser_child")
 
 _KINDS: dict[str, type[WorkbenchError]] = {
     "InputError": InputError,
@@ -67,6 +68,29 @@ def run_build(
         return plan_path.read_bytes(), outcome.facts
 
 
+def run_parser(request: Mapping[str, Any], *, title: str, progress: bool, timeout_s: float | None) -> dict[str, Any]:
+    """Let TensorRT's parser read a network in a child process.
+
+    Args:
+        request: for `workbench.export.parser_child`.
+        title: what the bar is called.
+        progress: show a bar.
+        timeout_s: end the parser after this many seconds; None for no limit.
+    Returns:
+        What the child says, see `workbench.export.parser_child.parse`.
+    Raises:
+        EngineBuildError: the parser died, or the time was over. Its `log` has TensorRT's lines.
+        OutputError: the disk for temporary files is full.
+    """
+    with _temporary_folder() as folder:
+        request_path = folder / "request.json"
+        request_path.write_text(json.dumps(dict(request)), encoding="utf-8")
+        with _bar(title, progress) as bar:
+            outcome = _run_child([*PARSER_COMMAND, str(request_path)], BuildProgress(bar), timeout_s, "parser")
+    assert outcome.facts is not None
+    return outcome.facts
+
+
 class BuildProgress:
     """Turns TensorRT's nested phases into one fraction that never goes back.
 
@@ -107,7 +131,7 @@ class BuildProgress:
             self._bar.update(fraction - self._bar.n)
 
 
-def _run_child(command: list[str], progress: BuildProgress, timeout_s: float | None) -> Outcome:
+def _run_child(command: list[str], progress: BuildProgress, timeout_s: float | None, part: str = "builder") -> Outcome:
     expired = threading.Event()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         child = _start_child(command, errors)
@@ -131,7 +155,7 @@ def _run_child(command: list[str], progress: BuildProgress, timeout_s: float | N
                     pipe.close()
         errors.seek(0)
         if status or outcome.facts is None:
-            raise _failure(status, outcome, errors.read(), timeout_s if expired.is_set() else None)
+            raise _failure(status, outcome, errors.read(), timeout_s if expired.is_set() else None, part)
     return outcome
 
 
@@ -171,14 +195,12 @@ def _listen(child: subprocess.Popen[str], progress: BuildProgress) -> Outcome:
     return outcome
 
 
-def _failure(status: int, outcome: Outcome, errors: str, expired_s: float | None) -> WorkbenchError:
+def _failure(status: int, outcome: Outcome, errors: str, expired_s: float | None, part: str) -> WorkbenchError:
     """The child's end as an exception."""
     if expired_s is not None:
-        return EngineBuildError(
-            f"the build took longer than {expired_s:g} s and was ended; give a larger timeout_s, "
-            "or a smaller largest shape in the profile",
-            outcome.log,
-        )
+        work, also = ("build", ", or a smaller largest shape in the profile") if part == "builder" else (part, "")
+        text = f"the {work} took longer than {expired_s:g} s and was ended; give a larger timeout_s{also}"
+        return EngineBuildError(text, outcome.log)
     if outcome.error is not None:
         kind, text = outcome.error
         return _KINDS[kind](text) if kind in _KINDS else EngineBuildError(text, outcome.log)
@@ -189,8 +211,8 @@ def _failure(status: int, outcome: Outcome, errors: str, expired_s: float | None
     if status < 0:
         name = signal_name(-status)
         hint = "; the machine may be out of memory" if name == "SIGKILL" else ""
-        return EngineBuildError(f"TensorRT's builder was killed by {name}{hint}{words}", log)
-    return EngineBuildError(f"TensorRT's builder ended with status {status} and no result{words}", log)
+        return EngineBuildError(f"TensorRT's {part} was killed by {name}{hint}{words}", log)
+    return EngineBuildError(f"TensorRT's {part} ended with status {status} and no result{words}", log)
 
 
 def signal_name(number: int) -> str:

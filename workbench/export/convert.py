@@ -1,39 +1,50 @@
 """From whatever a reader calls a model to an ONNX file, with a summary in words."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from workbench.errors import InputError
-from workbench.export.keras_model import OPSET, frozen_to_onnx, tf2onnx_command, write_pb
-from workbench.export.model_files import freeze_model, open_model
+from workbench.export.convert_onnx import mend_onnx
+from workbench.export.keras_model import default_opset, keras_to_onnx, tf2onnx_command, write_pb
+from workbench.export.model_files import freeze_model, open_model, open_tf_keras_model
 from workbench.export.onnx_graph import check
+from workbench.export.tf2onnx_process import Tf2onnxProcess
+from workbench.export.torch_model import torch_to_onnx
+from workbench.runners import backend_for
 
 
 def convert(
     source: Any,
     path: str | os.PathLike[str],
     *,
+    exporter: str = "tf2onnx",
     spatial: tuple[int, int] | None = None,
-    opset: int = OPSET,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    opset: int | None = None,
     pb_path: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> str:
     """Open a model, convert it to ONNX and say what came out.
 
     Args:
-        source: a Keras model, a model file, or a model name.
+        source: a Keras model, a model file, or a model name. An ONNX file is checked and mended.
         path: the `.onnx` file to write, whole or not at all.
+        exporter: `"tf2onnx"`, or `"keras2onnx"` for tf_keras models, see `keras_to_onnx`.
         spatial: (height, width) in pixels for a model that leaves them open.
-        opset: ONNX operator set.
+        inputs: names of the nodes that are fed, for a TensorFlow graph or checkpoint; found when None.
+        outputs: names of the nodes that are answers, for the same; found when None.
+        opset: ONNX operator set; 17 (15 for keras2onnx) when None.
         pb_path: also keep the frozen graph here.
         progress: show a bar.
     Returns:
         The summary: inputs, outputs, operators, and the equivalent tf2onnx command line.
     Raises:
-        InputError: `path` does not end in `.onnx`, or the source is ONNX already.
+        InputError: `path` does not end in `.onnx`, or options that an ONNX source does not take.
         ModelError: the source cannot be opened.
         ExportError: it cannot be converted.
         OutputError: a file cannot be written.
@@ -41,14 +52,32 @@ def convert(
     if Path(path).suffix.lower() != ".onnx":
         raise InputError(f"got the output file {path}, expected a name that ends in .onnx")
     if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == ".onnx":
-        raise InputError(f"{source} is an ONNX file already; compare it with: workbench verify MODEL {source}")
-    with tqdm(total=5, unit="step", leave=False, disable=not progress) as bar:
+        if spatial is not None or pb_path is not None or opset is not None:
+            raise InputError(f"{source} is an ONNX file: it keeps its sizes and opset; leave spatial, opset and pb out")
+        return mend_onnx(source, path, progress=progress)
+    if backend_for(source) == "torch":
+        if spatial is not None or pb_path is not None or inputs or outputs or exporter != "tf2onnx":
+            raise InputError(
+                "PyTorch writes ONNX itself, and a program keeps its sizes and ends; leave spatial, inputs, outputs, "
+                "pb and exporter out"
+            )
+        export = torch_to_onnx(open_model(source), None, path, opset=opset, progress=progress)
+        return f"{export.to_text()}\nwritten {path}"
+    opset = default_opset(exporter, opset)
+    if exporter == "keras2onnx":
+        if inputs or outputs or pb_path is not None:
+            raise InputError("keras2onnx makes no frozen graph; leave inputs, outputs and pb out")
+        keras_to_onnx(
+            open_tf_keras_model(source), path, exporter=exporter, spatial=spatial, opset=opset, progress=progress
+        )
+        return f"{check(path).to_text()}\nwritten {path}"
+    with Tf2onnxProcess() as process, tqdm(total=5, unit="step", leave=False, disable=not progress) as bar:
         bar.set_description("open and freeze the model")
-        frozen = freeze_model(open_model(source), spatial=spatial)
+        frozen = freeze_model(open_model(source, inputs=inputs, outputs=outputs), spatial=spatial)
         if pb_path is not None:
             write_pb(frozen, pb_path)
         bar.update()
-        frozen_to_onnx(frozen, path, opset=opset, bar=bar)
+        process.convert(frozen, path, opset=opset, bar=bar)
     graph_file = pb_path or Path(path).with_suffix(".pb")
     command = tf2onnx_command(graph_file, path, frozen.inputs, frozen.outputs, opset=opset)
     kept = "" if pb_path else f" (keep the frozen graph with --pb {graph_file})"

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 
 from workbench.errors import ExportError, InputError, ModelError
+from workbench.export.graph_edit import LARGEST_FILE, Namer, namer, real_inputs, rename
 from workbench.export.onnx_file import check
 from workbench.files import atomic_path
 from workbench.images import CITYSCAPES_MEAN
@@ -23,9 +24,6 @@ Model = onnx.ModelProto | str | os.PathLike[str]
 
 OLDEST_OPSET = 12
 """The first opset that says which channel an ArgMax takes on a tie: the lowest."""
-
-LARGEST_FILE = (1 << 31) - 1
-"""Bytes that one protobuf file can hold."""
 
 _FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 
@@ -50,15 +48,15 @@ def fuse_preprocessing(model: Model, out: str | os.PathLike[str], *, mean: Array
     Cast comes before Transpose, because TensorRT does not transpose uint8.
     """
     network = _open(model)
-    value = _only(_inputs(network), "input")
+    value = _only(real_inputs(network.graph), "input")
     _check_picture(value)
     offset = np.asarray(mean, np.float32)
     if offset.shape != (3,) or not np.isfinite(offset).all():
         raise InputError(f"got the mean {mean!r}, expected three numbers; pass (red, green, blue)")
     name, dtype = value.name, value.type.tensor_type.elem_type
-    fresh = _namer(network)
+    fresh = namer(network)
     ready, number, chw, weight = (fresh(f"{name}_{part}") for part in ("ready", "float", "chw", "mean"))
-    _rename(network.graph, name, ready)
+    rename(network.graph, name, ready)
     centred = ready if dtype == TensorProto.FLOAT else fresh(f"{name}_centred")
     nodes = [
         helper.make_node("Cast", [name], [number], fresh("cast_picture"), to=TensorProto.FLOAT),
@@ -99,9 +97,9 @@ def fuse_argmax(model: Model, out: str | os.PathLike[str], *, operator: str = "A
     network = _open(model)
     value = _only(network.graph.output, "output")
     _check_scores(value, network)
-    name, fresh = value.name, _namer(network)
+    name, fresh = value.name, namer(network)
     scores = fresh(f"{name}_scores")
-    _rename(network.graph, name, scores)
+    rename(network.graph, name, scores)
     nodes, weights = _LABELLERS[operator](value, scores, fresh)
     last = helper.make_node("Cast", [nodes[-1].output[0]], [name], fresh("cast_labels"), to=TensorProto.UINT8)
     network.graph.node.extend([*nodes, last])
@@ -111,7 +109,6 @@ def fuse_argmax(model: Model, out: str | os.PathLike[str], *, operator: str = "A
     return _save(network, out)
 
 
-Namer = Callable[[str], str]
 Part = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
 
 
@@ -166,11 +163,6 @@ def _save(network: onnx.ModelProto, out: str | os.PathLike[str]) -> Path:
     return Path(out)
 
 
-def _inputs(network: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    weights = {tensor.name for tensor in network.graph.initializer}
-    return [value for value in network.graph.input if value.name not in weights]
-
-
 def _only(values: Iterable[onnx.ValueInfoProto], kind: str) -> onnx.ValueInfoProto:
     values = list(values)
     if len(values) != 1:
@@ -199,7 +191,7 @@ def _check_scores(value: onnx.ValueInfoProto, network: onnx.ModelProto) -> None:
         raise ModelError(
             f"{_text(value)}, expected logits (batch, C, H, W) with C fixed, 1 to 256; give such a network"
         )
-    sizes = [tuple(_shape(given)[axis] for axis in _picture_axes(given)) for given in _inputs(network)]
+    sizes = [tuple(_shape(given)[axis] for axis in _picture_axes(given)) for given in real_inputs(network.graph)]
     if any(size and None not in size and tuple(shape[1:3]) == size != tuple(shape[2:]) for size in sizes):
         raise ModelError(
             f"{_text(value)}, whose layout is channels-last, expected (batch, C, H, W); transpose it first"
@@ -228,42 +220,6 @@ def _text(value: onnx.ValueInfoProto) -> str:
     dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
     sizes = [str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim]
     return f"{value.name} is {dtype} ({', '.join(sizes)})"
-
-
-def _namer(network: onnx.ModelProto) -> Namer:
-    """Return a function that makes a name which no tensor and no node of the network has."""
-    taken: set[str] = set()
-    for graph in _graphs(network.graph):
-        taken |= {item.name for items in (graph.input, graph.initializer, graph.node) for item in items}
-        taken |= {name for node in graph.node for name in (*node.input, *node.output)}
-
-    def fresh(name: str) -> str:
-        number, free = 1, name
-        while free in taken:
-            number, free = number + 1, f"{name}_{number + 1}"
-        taken.add(free)
-        return free
-
-    return fresh
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterable[onnx.GraphProto]:
-    """The graph and every graph inside its nodes, such as the branches of an If."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from _graphs(inner)
-
-
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Rename a tensor wherever a node reads or writes it; the ends of the network keep their names."""
-    for inner in _graphs(graph):
-        for node in inner.node:
-            for names in (node.input, node.output):
-                for index, name in enumerate(names):
-                    if name == old:
-                        names[index] = new
 
 
 def _insert(items: Any, index: int, new: Iterable[Any]) -> None:

@@ -2,27 +2,37 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.environment import load_keras, load_tensorflow
-from workbench.errors import ModelError
-from workbench.export.keras_model import FrozenGraph, freeze, freeze_function
-from workbench.models import fcn_vgg16, resnet50
+from workbench.environment import load_keras, load_tf_keras
+from workbench.errors import InputError, ModelError
+from workbench.export.graph_files import open_graph, read_frozen_graph
+from workbench.export.keras_files import KERAS_SUFFIXES, read_keras_file, read_tf_keras_file
+from workbench.export.keras_model import FrozenGraph, freeze
+from workbench.export.tf1_edit import fix_size
+from workbench.export.torch_file import open_torch_file
+from workbench.models import fcn_vgg16, resnet50, unet
+from workbench.runners.torch_runner import TORCH_SUFFIXES
 
-MODEL_NAMES = ("resnet50", "fcn_vgg16")
-KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+__all__ = ["KERAS_SUFFIXES", "MODEL_NAMES", "freeze_model", "open_model", "open_tf_keras_model", "read_frozen_graph"]
+
+MODEL_NAMES = ("resnet50", "fcn_vgg16", "unet")
 
 
-def open_model(source: Any) -> Any:
-    """Open a Keras model or a frozen graph.
+def open_model(source: Any, *, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None) -> Any:
+    """Open a Keras model or a TensorFlow graph.
 
     Args:
-        source: a Keras model (returned as it is), the path of a `.keras`, `.h5`, `.pb` file or SavedModel
-            folder, or one of `MODEL_NAMES`.
+        source: a Keras model (returned as it is), the path of a `.keras`, `.h5`, `.pb` file, a SavedModel folder or a
+            TensorFlow 1 checkpoint (its prefix, one of its files or its folder), a PyTorch `.pt2`, or one of
+            `MODEL_NAMES`.
+        inputs: names of the nodes that are fed, for a TensorFlow graph; found when None.
+        outputs: names of the nodes that are answers, for a TensorFlow graph; found when None.
     Returns:
-        A Keras model, or a FrozenGraph for a `.pb` and a SavedModel. Warns when ResNet-50 has no ImageNet weights.
+        A Keras model, a FrozenGraph for a TensorFlow graph, or a program of PyTorch. Warns when ResNet-50 has no
+        ImageNet weights, and when the output of a checkpoint was found.
     Raises:
         ModelError: it cannot be opened; the message says what it is and what to do.
     """
@@ -30,136 +40,63 @@ def open_model(source: Any) -> Any:
         return source
     path = Path(source)
     if str(source) in MODEL_NAMES and not path.exists():
-        return _named_model(str(source))
+        return _named_model(str(source), load_keras)
+    graph = open_graph(path, inputs, outputs)
+    if graph is not None:
+        return graph
+    if inputs or outputs:
+        raise InputError(
+            f"{source} keeps the inputs and outputs it was made with; name them for a TensorFlow graph only"
+        )
     if not path.exists():
         raise ModelError(f"{source} does not exist; give a model file or one of the names {', '.join(MODEL_NAMES)}")
-    if path.is_dir():
-        return _read_saved_model(path)
     if path.stat().st_size == 0:
         raise ModelError(f"{path} is empty; save or copy the model again")
-    if path.suffix.lower() == ".pb":
-        return read_frozen_graph(path)
+    if path.suffix.lower() in TORCH_SUFFIXES:
+        return open_torch_file(path)
     if path.suffix.lower() in KERAS_SUFFIXES:
-        return _read_keras(path)
+        return read_keras_file(path)
     raise ModelError(
-        f"{path} is not a model this program opens; expected {', '.join(KERAS_SUFFIXES)}, .pb, .onnx "
-        "or a SavedModel folder"
+        f"{path} is not a model this program opens; expected {', '.join(KERAS_SUFFIXES)}, .pb, .onnx, .pt2, "
+        "a SavedModel folder or a TensorFlow 1 checkpoint"
     )
 
 
 def freeze_model(model: Any, *, spatial: tuple[int, int] | None = None) -> FrozenGraph:
-    """Freeze what `open_model` returned; a graph that is frozen already stays as it is."""
-    return model if isinstance(model, FrozenGraph) else freeze(model, spatial=spatial)
+    """Freeze what `open_model` returned; a graph that is frozen already only gets the size that it leaves open."""
+    if not isinstance(model, FrozenGraph):
+        return freeze(model, spatial=spatial)
+    if spatial:
+        fix_size(model.graph_def, model.inputs, spatial)
+    return model
 
 
-def read_frozen_graph(
-    path: str | os.PathLike[str], inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None
-) -> FrozenGraph:
-    """Read a binary GraphDef.
+def open_tf_keras_model(source: Any) -> Any:
+    """Open what keras2onnx takes: a model object as it is, a file of tf_keras, or a named network built with it.
 
-    Args:
-        path: the `.pb` file.
-        inputs: names of its inputs; the placeholders when None.
-        outputs: names of its outputs; the nodes that nothing reads when None.
     Raises:
-        ModelError: not a GraphDef, one with variables, or without the named nodes.
+        ModelError: the file is not one of tf_keras, or cannot be read.
     """
-    path = Path(path)
-    graph_def = load_tensorflow().compat.v1.GraphDef()
-    if not path.is_file() or path.stat().st_size == 0:
-        raise ModelError(f"{path} is missing, a directory or empty; give a frozen .pb graph")
-    try:
-        graph_def.ParseFromString(path.read_bytes())
-    except Exception as error:  # protobuf's DecodeError is not public
-        raise ModelError(f"{path} is not a binary GraphDef, or was cut short; freeze the model again") from error
-    _check_graph(path, graph_def)
-    names = {node.name for node in graph_def.node}
-    inputs = tuple(inputs or (node.name for node in graph_def.node if node.op == "Placeholder"))
-    outputs = tuple(outputs or _unread(graph_def))
-    missing = [name for name in (*inputs, *outputs) if name not in names]
-    if missing or not inputs or not outputs:
-        raise ModelError(
-            f"{path} has no node {', '.join(missing) or 'to feed'}; its ends are {', '.join(_ends(graph_def))}"
-        )
-    return FrozenGraph(graph_def, inputs, outputs)
+    if not isinstance(source, (str, os.PathLike)):
+        return source
+    path = Path(source)
+    if str(source) in MODEL_NAMES and not path.exists():
+        return _named_model(str(source), load_tf_keras)
+    if path.is_file() and path.suffix.lower() in KERAS_SUFFIXES:
+        return read_tf_keras_file(path)
+    raise ModelError(
+        f"got {source} for keras2onnx, expected a file of tf_keras ({', '.join(KERAS_SUFFIXES)}) or a name of "
+        f"{', '.join(MODEL_NAMES)}; use exporter='tf2onnx' for anything else"
+    )
 
 
-def _named_model(name: str) -> Any:
-    keras = load_keras()
+def _named_model(name: str, load: Callable[[], Any]) -> Any:
+    if name == "unet":  # a network of segmentation_models, which must come before TensorFlow
+        return unet.demonstration_model()
+    keras = load()
     if name == "resnet50":
         network = resnet50.build(keras)
         if network.weights != "imagenet":
             warnings.warn(network.note, stacklevel=3)
         return network.model
     return fcn_vgg16.demonstration_model(keras)
-
-
-def _read_keras(path: Path) -> Any:
-    keras = load_keras()
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:
-        raise ModelError(_explain(path, error)) from error
-
-
-def _explain(path: Path, error: Exception) -> str:
-    """Turn what Keras raises into one sentence with a way out."""
-    text = str(error)
-    if "Lambda" in text or ("lambda" in text and "safe" in text):
-        return (
-            f"{path} holds a Lambda layer, which is code, so it is not loaded (safe_mode); replace the layer, "
-            "or, if you trust the file, call keras.saving.load_model(..., safe_mode=False) and pass the model object"
-        )
-    for marker in ("Could not locate class '", "Unknown layer: '"):
-        if marker in text:
-            name = text.split(marker, 1)[1].split("'", 1)[0]
-            return (
-                f"{path} uses the layer {name}, which is defined nowhere here; import the code that defines it "
-                "(decorated with @keras.saving.register_keras_serializable()) and pass the model object, not the file"
-            )
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"{path} is not a Keras model that can be read, or was cut short ({first}); save or copy it again"
-
-
-def _read_saved_model(path: Path) -> FrozenGraph:
-    if not (path / "saved_model.pb").is_file():
-        raise ModelError(
-            f"got the directory {path}, which is not a SavedModel (no saved_model.pb in it); give a model file"
-        )
-    tf = load_tensorflow()
-    try:
-        module = tf.saved_model.load(str(path))
-    except Exception as error:
-        raise ModelError(f"{path} is a damaged SavedModel ({str(error).splitlines()[0]}); export it again") from error
-    function = module.signatures.get("serving_default")
-    if function is None:
-        raise ModelError(f"the SavedModel {path} has no signature 'serving_default'; export it with model.export(...)")
-    inputs = tuple(function.structured_input_signature[1])
-    outputs = tuple(sorted(function.structured_outputs))
-    single = ("input",) if len(inputs) == 1 else inputs
-    return freeze_function(function, single, ("output",) if len(outputs) == 1 else outputs)
-
-
-def _check_graph(path: Path, graph_def: Any) -> None:
-    if not graph_def.node:
-        raise ModelError(
-            f"{path} holds an empty graph (a SavedModel's saved_model.pb belongs in its folder); freeze the model again"
-        )
-    variables = [node.name for node in graph_def.node if node.op in ("Variable", "VariableV2", "VarHandleOp")]
-    if variables:
-        raise ModelError(
-            f"{path} still has variables ({variables[0]}, ...); freeze it: keras_to_pb writes a frozen graph"
-        )
-
-
-def _ends(graph_def: Any) -> list[str]:
-    return [node.name for node in graph_def.node if node.op == "Placeholder"] + _unread(graph_def)
-
-
-def _unread(graph_def: Any) -> list[str]:
-    read = {name.split(":")[0].lstrip("^") for node in graph_def.node for name in node.input}
-    return [
-        node.name
-        for node in graph_def.node
-        if node.name not in read and node.op not in ("NoOp", "Const", "Placeholder")
-    ]

@@ -140,6 +140,11 @@ def _summary(model: onnx.ModelProto) -> OnnxSummary:
 
 def _spec(value: Any) -> TensorSpec:
     tensor = value.type.tensor_type
+    if not tensor.elem_type:
+        raise ModelError(
+            f"{value.name} of the network is a {value.type.WhichOneof('value') or 'value'} without an element type, "
+            "expected a tensor; export the network with tensors as its inputs and outputs"
+        )
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     return TensorSpec(value.name, shape, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
 

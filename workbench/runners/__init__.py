@@ -7,10 +7,11 @@ from typing import Any
 
 from workbench.errors import InputError
 from workbench.runners.base import Runner, RunnerInfo, TensorSpec
+from workbench.runners.torch_runner import TORCH_SUFFIXES, TorchRunner, is_program, is_torch
 
-__all__ = ["Runner", "RunnerInfo", "TensorSpec", "open_runner"]
+__all__ = ["Runner", "RunnerInfo", "TensorSpec", "TorchRunner", "backend_for", "open_runner"]
 
-BACKENDS = ("auto", "keras", "onnxruntime", "tensorrt")
+BACKENDS = ("auto", "keras", "onnxruntime", "tensorrt", "torch")
 PLAN_SUFFIXES = (".plan", ".engine")
 
 # For each backend: what it runs, and why it is taken when nobody asked for another.
@@ -18,6 +19,7 @@ _KINDS = {
     "onnxruntime": ("an .onnx file", "the backend for .onnx files on this machine"),
     "tensorrt": ("a TensorRT plan", "the runtime that the plan was built for"),
     "keras": ("a Keras or TensorFlow model", "the framework that made the model"),
+    "torch": ("a PyTorch program", "the framework that made the model"),
 }
 
 
@@ -25,10 +27,11 @@ def open_runner(target: Any, backend: str = "auto") -> Runner:
     """Open a network for running; use it in a `with` block.
 
     Args:
-        target: an `.onnx` file, a TensorRT `.plan`, a Keras file, a SavedModel folder, a `.pb`, a model name, or a
-            Keras model.
-        backend: `"auto"` (TensorRT for a plan, ONNX Runtime for `.onnx`, Keras or TensorFlow for the rest),
-            `"onnxruntime"`, `"tensorrt"`, `"keras"`.
+        target: an `.onnx` file, a TensorRT `.plan`, a Keras file, a SavedModel folder, a `.pb`, a PyTorch `.pt2`, a
+            model name, a Keras model, or a program of `torch.export`. A `torch.nn.Module` needs an example as well:
+            `TorchRunner(model, example)`.
+        backend: `"auto"` (TensorRT for a plan, ONNX Runtime for `.onnx`, PyTorch for `.pt2`, Keras or TensorFlow for
+            the rest), `"onnxruntime"`, `"tensorrt"`, `"keras"`, `"torch"`.
     Returns:
         The runner; its `reason` says why this backend was taken.
     Raises:
@@ -39,7 +42,7 @@ def open_runner(target: Any, backend: str = "auto") -> Runner:
     """
     if backend not in BACKENDS:
         raise InputError(f"got backend={backend!r}, expected one of {', '.join(BACKENDS)}")
-    wanted = _backend_for(target)
+    wanted = backend_for(target)
     kind, why = _KINDS[wanted]
     if backend not in ("auto", wanted):
         raise InputError(f"got {kind} for backend={backend!r}; use backend={wanted!r}, or convert the model first")
@@ -48,11 +51,13 @@ def open_runner(target: Any, backend: str = "auto") -> Runner:
     return runner
 
 
-def _backend_for(target: Any) -> str:
-    """Tell by the file's suffix which backend runs it."""
+def backend_for(target: Any) -> str:
+    """Tell by the file's suffix, or by the kind of the object, which backend runs it."""
     suffix = Path(target).suffix.lower() if isinstance(target, str | os.PathLike) else ""
     if suffix in PLAN_SUFFIXES:
         return "tensorrt"
+    if suffix in TORCH_SUFFIXES or is_torch(target):
+        return "torch"
     return "onnxruntime" if suffix == ".onnx" else "keras"
 
 
@@ -77,8 +82,18 @@ def _open_plan(target: str | os.PathLike[str]) -> Runner:
     return TensorRTRunner(target)
 
 
+def _open_torch(target: Any) -> Runner:
+    from workbench.export.model_files import open_model
+
+    model = open_model(target)
+    if not is_program(model):
+        raise InputError("a PyTorch network does not say what it takes; open it with TorchRunner(model, example)")
+    return TorchRunner(model)
+
+
 _OPENERS: dict[str, Callable[[Any], Runner]] = {
     "onnxruntime": _open_onnx,
     "tensorrt": _open_plan,
     "keras": _open_framework,
+    "torch": _open_torch,
 }

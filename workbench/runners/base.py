@@ -13,7 +13,10 @@ from workbench.errors import FeedError, InputError
 BACKEND_NAMES = {
     "keras": "Keras",
     "tensorflow": "TensorFlow",
+    "torch": "PyTorch",
     "onnxruntime": "ONNX Runtime",
+    "ncnn": "ncnn",
+    "tvm": "TVM",
     "tensorrt": "TensorRT",
     "tensorrt_rtx": "TensorRT-RTX",
     "tensorrt_lean": "TensorRT lean runtime",

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 
 from workbench.environment import load_tensorflow
-from workbench.export.keras_model import FrozenGraph, tensor_names
+from workbench.export.freezing import FrozenGraph, is_tf_keras, tensor_names
 from workbench.optional import require_backend
 from workbench.runners.base import Runner, RunnerInfo, TensorSpec
 
 
 class KerasRunner(Runner):
-    """A Keras 3 model in inference mode, called through `tf.function`, so that the baseline is compiled too.
+    """A Keras 3 or tf_keras model in inference mode, compiled with `tf.function` so that the baseline is fair.
 
     Args:
         model: the Keras model.
@@ -21,16 +21,15 @@ class KerasRunner(Runner):
 
     def __init__(self, model: Any) -> None:
         tf = load_tensorflow()
-        keras = require_backend("keras", "keras")
         inputs, outputs = tensor_names(model)
         tf.config.experimental.enable_tensor_float_32_execution(False)
 
-        @tf.function(autograph=False, reduce_retracing=True)
+        @tf.function(autograph=is_tf_keras(model), reduce_retracing=True)
         def forward(tensors: list[Any]) -> list[Any]:
             return tf.nest.flatten(model(tensors[0] if len(tensors) == 1 else tensors, training=False))
 
         self._tf, self._forward = tf, forward
-        info = RunnerInfo("keras", keras.__version__, f"TensorFlow, {_device(tf)}")
+        info = RunnerInfo("keras", _keras_version(model), f"TensorFlow, {_device(tf)}")
         super().__init__(info, _specs(inputs, model.inputs), _specs(outputs, model.outputs))
 
     def _infer(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -72,6 +71,13 @@ def _specs(names: tuple[str, ...], tensors: list[Any]) -> dict[str, TensorSpec]:
         name: TensorSpec(name, tuple(tensor.shape), getattr(tensor.dtype, "name", tensor.dtype))
         for name, tensor in zip(names, tensors, strict=True)
     }
+
+
+def _keras_version(model: Any) -> str:
+    """Return the version of the Keras that made a model; that of tf_keras is named as such."""
+    if is_tf_keras(model):
+        return f"tf_keras {require_backend('tf_keras', 'classic').__version__}"
+    return require_backend("keras", "keras").__version__
 
 
 def _device(tf: Any) -> str:

@@ -1,0 +1,200 @@
+"""Small helpers to read and change an ONNX graph in place: who reads what, fresh names, shapes, graphs inside nodes."""
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+import onnx
+from onnx import helper
+
+STANDARD = ("", "ai.onnx")
+"""Names of the domain of ONNX's own operators."""
+
+Namer = Callable[[str], str]
+
+LARGEST_FILE = (1 << 31) - 1
+"""Bytes that one protobuf file can hold."""
+
+LARGEST_SHAPE = 1024
+"""Numbers that a weight may have and still be taken for a shape, an axis or a scale."""
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and every graph inside its nodes, such as the branches of an If."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from graphs(inner)
+
+
+def namer(network: onnx.ModelProto) -> Namer:
+    """Return a function that makes a name which no tensor and no node of the network has."""
+    taken: set[str] = set()
+    for graph in graphs(network.graph):
+        taken |= {item.name for items in (graph.input, graph.initializer, graph.node) for item in items}
+        taken |= {name for node in graph.node for name in (*node.input, *node.output)}
+
+    def fresh(name: str) -> str:
+        number, free = 1, name
+        while free in taken:
+            number, free = number + 1, f"{name}_{number + 1}"
+        taken.add(free)
+        return free
+
+    return fresh
+
+
+def rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Rename a tensor wherever a node reads or writes it; the ends of the network keep their names."""
+    for inner in graphs(graph):
+        for node in inner.node:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name == old:
+                        names[index] = new
+
+
+def real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that are not weights."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
+def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    """The node that writes each tensor."""
+    return {name: node for node in graph.node for name in node.output if name}
+
+
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """The tensors that a node reads, or that the graphs inside it read or give."""
+    yield from filter(None, node.input)
+    for item in node.attribute:
+        for inner in (*([item.g] if item.HasField("g") else ()), *item.graphs):
+            yield from (name for part in inner.node for name in reads(part))
+            yield from (value.name for value in inner.output)
+
+
+def use_counts(graph: onnx.GraphProto) -> Counter[str]:
+    """How often each tensor is read: by nodes, by the graphs inside them, and as an output of the network."""
+    counts = Counter(name for node in graph.node for name in reads(node))
+    counts.update(value.name for value in graph.output)
+    return counts
+
+
+def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The tensors that no feed can change: weights that are not inputs too, and the values of Constant nodes."""
+    fed = {value.name for value in graph.input}
+    found = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in fed}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.attribute[0].name == "value":
+            found[node.output[0]] = node.attribute[0].t
+    return found
+
+
+def light_copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model without the numbers of its large weights, which shapes do not depend on."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    graph = model.graph
+    light.graph.CopyFrom(onnx.GraphProto(name=graph.name, node=graph.node, input=graph.input, output=graph.output))
+    light.graph.value_info.extend(graph.value_info)
+    for tensor in graph.initializer:
+        small = math.prod(tensor.dims) <= LARGEST_SHAPE and not tensor.external_data
+        slim = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        slim.data_location = onnx.TensorProto.EXTERNAL  # its numbers are not here
+        light.graph.initializer.append(tensor if small else slim)
+    return light
+
+
+def inferred_values(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """Element type and shape of every tensor that ONNX's shape inference finds, weights included."""
+    light = light_copy(model)
+    with contextlib.suppress(onnx.shape_inference.InferenceError, ValueError):
+        light = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    graph = light.graph
+    found = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    for tensor in graph.initializer:
+        found[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims).tensor_type
+    return found
+
+
+def fixed_shape(value: onnx.TypeProto.Tensor | None) -> tuple[int, ...] | None:
+    """The shape where every dimension of it is known, else None."""
+    if value is None or not value.HasField("shape") or not all(dim.HasField("dim_value") for dim in value.shape.dim):
+        return None
+    return tuple(dim.dim_value for dim in value.shape.dim)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """The value of an attribute, or the default; text comes as bytes."""
+    return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
+
+
+def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
+    """Give an attribute a new value; None removes it."""
+    _keep(node.attribute, lambda item: item.name != name)
+    if value is not None:
+        node.attribute.append(helper.make_attribute(name, value))
+
+
+def remove_nodes(graph: onnx.GraphProto, unwanted: Iterable[onnx.NodeProto]) -> None:
+    """Remove these very nodes from the graph."""
+    held = list(unwanted)  # while they are held, the graph gives the same objects again
+    gone = {id(node) for node in held}
+    _keep(graph.node, lambda node: id(node) not in gone)
+
+
+def forget_shapes(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Remove the notes on tensors whose shape has changed."""
+    _keep(graph.value_info, lambda value: value.name not in names)
+
+
+def bypass(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
+    """Let everyone who reads a node's first output read its first input instead; the node itself stays.
+
+    Returns:
+        False where that cannot be: both tensors are ends of the network, whose names must stay.
+    """
+    source, result = node.input[0], node.output[0]
+    if result not in {value.name for value in graph.output}:
+        _read_instead(graph, result, source)
+        return True
+    writer = producers(graph).get(source)
+    if writer is None or source in {value.name for value in graph.output}:
+        return False
+    node.output[0] = ""
+    rename(graph, source, result)
+    return True
+
+
+def tidy(network: onnx.ModelProto, changed: bool = True) -> None:
+    """Remove weights that nobody reads and notes on the shapes of tensors that are gone, in place.
+
+    A network in which nothing was `changed` stays as it is, to the last byte.
+    """
+    if not changed:
+        return
+    graph, used = network.graph, use_counts(network.graph)
+    fed, written = {value.name for value in graph.input}, set(producers(graph))
+    _keep(graph.initializer, lambda tensor: used[tensor.name] > 0 or tensor.name in fed)
+    _keep(graph.value_info, lambda value: value.name in written)
+
+
+def _read_instead(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for inner in graphs(graph):
+        for node in inner.node:
+            for index, name in enumerate(node.input):
+                if name == old:
+                    node.input[index] = new
+        for value in inner.output:
+            if inner is not graph and value.name == old:
+                value.name = new
+
+
+def _keep(items: Any, wanted: Callable[[Any], bool]) -> None:
+    """Delete the others one by one: a new list would copy every weight."""
+    for index in reversed(range(len(items))):
+        if not wanted(items[index]):
+            del items[index]

@@ -1,0 +1,69 @@
+"""The child process of a conversion with keras2onnx 1.7.0, the last one, of 2020.
+
+`python -m workbench.export.keras2onnx_child` takes one line of JSON: the files of the model's configuration and
+weights, the names its ends shall have, the opset, and the file to write.
+"""
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import onnx
+
+from workbench.environment import load_tensorflow, load_tf_keras
+from workbench.errors import WorkbenchError
+from workbench.export.conversion_process import say
+from workbench.export.freezing import first_line
+from workbench.export.keras2onnx_stack import import_keras2onnx
+from workbench.export.onnx_file import check
+from workbench.export.onnx_names import name_batch, rename_ends
+from workbench.export.onnx_rewrites import make_resize_exact
+
+
+def convert(order: dict[str, Any]) -> None:
+    """Convert one model; prints a line per step."""
+    say("step", "start TensorFlow and keras2onnx")
+    tf, keras = load_tensorflow(), load_tf_keras()
+    # keras2onnx reads the graph that TensorFlow 1 would have made
+    tf.compat.v1.disable_eager_execution()
+    keras2onnx = import_keras2onnx(keras)
+    say("step", "rebuild the model")
+    with open(order["config"], encoding="utf-8") as file:
+        model = keras.models.model_from_json(file.read())
+    with np.load(order["weights"], allow_pickle=False) as arrays:
+        model.set_weights([arrays[str(index)] for index in range(len(arrays.files))])
+    say("step", "convert to ONNX")
+    converted = keras2onnx.convert_keras(model, model.name, target_opset=order["opset"])
+    rename_ends(converted, order["inputs"], order["outputs"])
+    name_batch(converted)
+    make_resize_exact(converted)
+    say("step", "write the file")
+    onnx.save(converted, order["onnx"])
+    say("step", "check the graph")
+    check(order["onnx"])
+
+
+def main() -> int:
+    """Convert what standard input orders; the last line of standard error is the reason of a failure."""
+    try:
+        line = sys.stdin.readline()
+        if line:
+            convert(json.loads(line))
+    except KeyboardInterrupt:
+        return 130
+    except WorkbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        print(
+            f"error: keras2onnx, archived in 2020, cannot convert this model ({reason}); use exporter='tf2onnx'",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

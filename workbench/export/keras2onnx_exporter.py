@@ -1,0 +1,101 @@
+"""tf_keras models to ONNX through keras2onnx, the archived exporter of the original tutorial, for comparison.
+
+keras2onnx reads the TensorFlow 1 graph behind the layers, so it needs a process of its own. What goes there is the
+model's configuration and its weights: no code.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.environment import load_tensorflow
+from workbench.errors import ExportError
+from workbench.export.conversion_process import ConversionProcess
+from workbench.export.freezing import fixed_shape, is_tf_keras, tensor_names
+from workbench.files import atomic_path
+from workbench.optional import require_backend
+
+CHILD = "workbench.export.keras2onnx_child"
+_OTHER = "use exporter='tf2onnx'"
+
+
+def keras2onnx_to_onnx(
+    model: Any, path: str | os.PathLike[str], *, spatial: tuple[int, int] | None, opset: int, bar: Any = None
+) -> Path:
+    """Convert a tf_keras model in a child process and check the result.
+
+    Args:
+        model: a functional or Sequential tf_keras model of tf_keras's own layers.
+        path: the `.onnx` file to write, whole or not at all.
+        spatial: (height, width) in pixels for a model that leaves them open.
+        opset: ONNX operator set, at most 15.
+        bar: a tqdm bar to move, five steps.
+    Returns:
+        `path`.
+    Raises:
+        ExportError: keras2onnx cannot take this model; the message says why and names the other exporter.
+        BackendUnavailableError: keras2onnx or tf_keras is not installed.
+        OutputError: the file cannot be written.
+    """
+    _check_model(model)
+    # its own import needs packages of 2020, which only the child has; asking for its metadata is enough here
+    require_backend("onnxconverter_common", "classic")
+    inputs, outputs = tensor_names(model)
+    with atomic_path(path) as temporary, tempfile.TemporaryDirectory() as folder:
+        config, weights = Path(folder) / "model.json", Path(folder) / "weights.npz"
+        config.write_text(json.dumps(_fixed_config(model, inputs, spatial)))
+        np.savez(weights, allow_pickle=False, **{str(i): array for i, array in enumerate(model.get_weights())})
+        order = {"config": str(config), "weights": str(weights), "onnx": str(temporary), "opset": opset}
+        with ConversionProcess(CHILD, {"TF_USE_LEGACY_KERAS": "1", "TF_KERAS": "1"}) as process:
+            process.run({**order, "inputs": inputs, "outputs": outputs}, bar)
+    return Path(path)
+
+
+def _check_model(model: Any) -> None:
+    """Refuse what keras2onnx cannot take, in one sentence."""
+    name = getattr(model, "name", type(model).__name__)
+    if not is_tf_keras(model):
+        kind = "a Keras 3 model" if hasattr(model, "layers") else f"a {type(model).__name__}"
+        raise ExportError(f"keras2onnx takes tf_keras models only, got {kind} ({name!r}); {_OTHER}")
+    tensor_names(model)
+    keras = require_backend("tf_keras", "classic")
+    if not (isinstance(model, keras.Sequential) or model._is_graph_network):
+        raise ExportError(f"keras2onnx needs a functional or Sequential model, {name!r} is a subclass; {_OTHER}")
+    for layer in _all_layers(model):
+        own = type(layer).__module__.startswith("tf_keras.")
+        if not own or type(layer).__name__ in ("Lambda", "TFOpLambda", "SlicingOpLambda"):
+            raise ExportError(
+                f"keras2onnx runs in a process of its own, which does not get code, and the layer {layer.name!r} "
+                f"({type(layer).__name__}) is code; {_OTHER}, which converts it here"
+            )
+    load_tensorflow()
+    strings = [tensor.name for tensor in model.inputs if tensor.dtype == "string"]
+    if strings:
+        raise ExportError(f"the input {strings[0]!r} takes strings, expected numbers; read the text before the model")
+
+
+def _all_layers(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        yield layer
+        yield from _all_layers(layer) if hasattr(layer, "layers") else ()
+        inner = getattr(layer, "layer", None) or getattr(layer, "forward_layer", None)
+        if inner is not None:
+            yield inner
+
+
+def _fixed_config(model: Any, inputs: tuple[str, ...], spatial: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the model's configuration with heights and widths filled in, which leaves the model alone."""
+    config = json.loads(model.to_json())
+    shapes = {
+        tensor.name.split(":")[0]: fixed_shape(name, tuple(tensor.shape), spatial)
+        for name, tensor in zip(inputs, model.inputs, strict=True)
+    }
+    for layer in config["config"]["layers"]:
+        if layer["class_name"] == "InputLayer" and layer["config"]["name"] in shapes:
+            layer["config"]["batch_input_shape"] = shapes[layer["config"]["name"]]
+    return config

@@ -1,0 +1,286 @@
+"""InceptionV3 of tf-slim, the classifier of the TensorFlow 1 tutorial: checkpoints to try, or built again for use."""
+
+import importlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from workbench.environment import load_tensorflow, load_tf_keras
+from workbench.errors import InputError, ModelError
+from workbench.export.checkpoint_files import require_checkpoint
+from workbench.export.tf1_graph import without_deprecations
+from workbench.files import make_folder
+from workbench.images import rescale_image
+from workbench.models import resnet50
+from workbench.optional import require_backend
+
+INPUT_SIZE = (299, 299)
+INPUT, OUTPUT = "input", "InceptionV3/Logits/SpatialSqueeze"
+NAME = "inception_v3.ckpt"
+LAYOUTS = ("NHWC", "NCHW")
+
+_SMALLEST = 107  # pixels; below, the auxiliary head pools 5 x 5 values of a smaller map
+_CENTRE = 0.875
+_LOGIT_SPREAD = 2.0
+_HEAD = "InceptionV3/Logits/Conv2d_1c_1x1/"
+
+
+def preprocess(image: np.ndarray, size: tuple[int, int] = INPUT_SIZE) -> np.ndarray:
+    """Turn a photograph into InceptionV3's input: the central 87.5 % of its largest square, RGB, -1..1.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        size: (height, width) in pixels.
+    Returns:
+        (height, width, 3) float32, -1..1.
+    Raises:
+        InputError: not an (H, W, 3) image.
+    Source: the evaluation branch of inception_preprocessing.py of TensorFlow's slim models, which crops, scales and
+        shifts so; it crops a rectangle, we a square, so that nothing is squeezed.
+    """
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(f"expected an (H, W, 3) RGB image, got {image.shape}; open it with load_image")
+    side = max(1, round(_CENTRE * min(image.shape[:2])))
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    square = rescale_image(image[top : top + side, left : left + side], (*size, 3))
+    return (square / 127.5 - 1).astype(np.float32)
+
+
+def load_slim() -> ModuleType:
+    """Import tf_slim and its InceptionV3 on today's TensorFlow.
+
+    TensorFlow's old batch normalisation looks for `tf_keras.legacy_tf_layers`, which has moved to `tf_keras.src`;
+    it is put where TensorFlow looks.
+
+    Returns:
+        The module `tf_slim`.
+    Raises:
+        BackendUnavailableError: TensorFlow, tf_keras or tf_slim is not installed.
+    """
+    load_tf_keras()
+    for name in ("legacy_tf_layers", "legacy_tf_layers.normalization"):
+        sys.modules.setdefault(f"tf_keras.{name}", importlib.import_module(f"tf_keras.src.{name}"))
+    slim = require_backend("tf_slim", "classic")
+    require_backend("tf_slim.nets.inception_v3", "classic")
+    return slim
+
+
+def build_graph(
+    *,
+    classes: int = 1001,
+    training: bool = False,
+    size: tuple[int, int] = INPUT_SIZE,
+    depth_multiplier: float = 1.0,
+    layout: str = "NHWC",
+    batch_norm_decay: float = 0.9997,
+    keep: float = 0.8,
+) -> Any:
+    """Build tf-slim's InceptionV3 in a new `tf.Graph`; variables have the names of the published checkpoint.
+
+    Args:
+        classes: how many logits; the published checkpoint has 1001, class 0 is the background.
+        training: with dropout and the statistics of the batch.
+        size: (height, width) in pixels.
+        depth_multiplier: scales the number of channels.
+        layout: of the placeholder `input`: `"NHWC"`, or `"NCHW"`, which is turned inside, because tf-slim joins the
+            branches of this network along the last axis.
+        batch_norm_decay: how slowly moving statistics follow the batch, in training.
+        keep: share of values that dropout keeps, in training.
+    Returns:
+        The graph; its input is `input`, its logits are `InceptionV3/Logits/SpatialSqueeze`.
+    Raises:
+        InputError: another layout, or a size that is too small.
+        BackendUnavailableError: tf_slim is not installed.
+    Source: Szegedy et al.: Rethinking the Inception Architecture for Computer Vision, CVPR 2016; tf_slim.nets.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"got layout={layout!r}, expected one of {', '.join(LAYOUTS)}")
+    if min(size) < _SMALLEST:
+        raise InputError(f"got size={size}, expected {_SMALLEST} pixels or more on each side; give a larger size")
+    slim = load_slim()
+    network, tf = slim.nets.inception_v3, load_tensorflow().compat.v1
+    shape = (None, 3, *size) if layout == "NCHW" else (None, *size, 3)
+    scope = network.inception_v3_arg_scope(batch_norm_decay=batch_norm_decay)
+    with tf.Graph().as_default() as graph, slim.arg_scope(scope), without_deprecations():
+        pictures = tf.placeholder(tf.float32, shape, name=INPUT)
+        pictures = tf.transpose(pictures, (0, 2, 3, 1)) if layout == "NCHW" else pictures
+        network.inception_v3(
+            pictures, classes, is_training=training, depth_multiplier=depth_multiplier, dropout_keep_prob=keep
+        )
+    return graph
+
+
+def make_checkpoint(
+    folder: str | os.PathLike[str],
+    *,
+    classes: int = 1001,
+    training: bool = False,
+    size: tuple[int, int] = INPUT_SIZE,
+    depth_multiplier: float = 1.0,
+    layout: str = "NHWC",
+    seed: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Write a checkpoint of InceptionV3 with calibrated random weights, as TensorFlow 1 writes it.
+
+    The weights know nothing of ImageNet. Their batch statistics and logits are set on real pictures, so that
+    different pictures get different answers.
+
+    Args:
+        folder: where the `.meta`, `.index` and `.data` files go; made if need be.
+        classes: as for `build_graph`.
+        training: as for `build_graph`.
+        size: as for `build_graph`.
+        depth_multiplier: as for `build_graph`.
+        layout: as for `build_graph`.
+        seed: of the weights; the same seed gives the same weights, for training and for use.
+        progress: show a bar.
+    Returns:
+        The prefix of the checkpoint, `inception_v3.ckpt` in `folder`.
+    Raises:
+        InputError: as for `build_graph`.
+        OutputError: the folder cannot be made or written.
+    """
+    form: dict[str, Any] = {"classes": classes, "size": size, "depth_multiplier": depth_multiplier}
+    with tqdm(total=3, unit="step", leave=False, disable=not progress) as bar:
+        bar.set_description("build the network")
+        graph = build_graph(training=True, batch_norm_decay=0.0, keep=1.0, **form)
+        bar.update()
+        bar.set_description("calibrate")
+        values = _calibrate(graph, _random_weights(graph, seed), photograph_crops(size))
+        bar.update()
+        bar.set_description("write the checkpoint")
+        prefix = _save(build_graph(training=training, layout=layout, **form), values, make_folder(folder))
+        bar.update()
+    return prefix
+
+
+def rebuild(
+    checkpoint: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] = INPUT_SIZE,
+    depth_multiplier: float = 1.0,
+    layout: str = "NHWC",
+) -> Path:
+    """Build InceptionV3 for use and give it the weights of a checkpoint that cannot be converted itself.
+
+    That is one made in training, or one without a `.meta` file, such as the published `inception_v3.ckpt`. The number
+    of classes is read from the weights.
+
+    Args:
+        checkpoint: as for `open_checkpoint`; only its weights are read.
+        folder: where the new checkpoint goes; made if need be.
+        size: (height, width) of the pictures, in pixels.
+        depth_multiplier: as for `build_graph`.
+        layout: as for `build_graph`.
+    Returns:
+        The prefix of the new checkpoint, `inception_v3.ckpt` in `folder`.
+    Raises:
+        ModelError: files are missing, or the weights are not those of tf-slim's InceptionV3.
+        InputError: the new checkpoint would overwrite the old one.
+        OutputError: the folder cannot be made or written.
+    """
+    prefix = require_checkpoint(checkpoint, graph=False)
+    if Path(folder).resolve() == prefix.resolve().parent:
+        raise InputError(f"got the folder of the checkpoint itself, {folder}; give another folder")
+    tf = load_tensorflow().compat.v1
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        shapes = reader.get_variable_to_shape_map()
+    except Exception as error:
+        raise ModelError(f"the weights of {prefix} cannot be read ({error}); copy the checkpoint again") from error
+    if f"{_HEAD}weights" not in shapes:
+        raise ModelError(f"{prefix} does not hold tf-slim's InceptionV3 (no {_HEAD}weights); give one of that network")
+    graph = build_graph(
+        classes=shapes[f"{_HEAD}weights"][-1], depth_multiplier=depth_multiplier, size=size, layout=layout
+    )
+    wanted = {variable.op.name: tuple(variable.shape) for variable in _variables(graph)}
+    odd = [name for name, shape in wanted.items() if tuple(shapes.get(name, ())) != shape]
+    if odd:
+        raise ModelError(
+            f"{len(odd)} of InceptionV3's {len(wanted)} variables are missing from {prefix} or have another shape "
+            f"({odd[0]} is {tuple(shapes.get(odd[0], ()))}, expected {wanted[odd[0]]}); give one of that network"
+        )
+    return _save(graph, {name: reader.get_tensor(name) for name in wanted}, make_folder(folder))
+
+
+def photograph_crops(size: tuple[int, int] = INPUT_SIZE, count: int = 24, seed: int = 0) -> np.ndarray:
+    """Cut random squares from scikit-image's photographs, as InceptionV3's input.
+
+    Args:
+        size: (height, width) in pixels.
+        count: how many crops.
+        seed: of their positions and sizes.
+    Returns:
+        (count, height, width, 3) float32, -1..1.
+    """
+    generator = np.random.default_rng(seed)
+    pictures = list(resnet50.photographs().values())
+    crops = []
+    for index in range(count):
+        picture = pictures[index % len(pictures)]
+        side = int(min(picture.shape[:2]) * generator.uniform(0.4, 1.0))
+        top, left = (generator.integers(length - side + 1) for length in picture.shape[:2])
+        crops.append(preprocess(picture[top : top + side, left : left + side], size))
+    return np.stack(crops)
+
+
+def _random_weights(graph: Any, seed: int) -> dict[str, np.ndarray]:
+    """He's initial weights for the kernels (a sum of n inputs after a ReLU keeps its size), 0 and 1 for the rest."""
+    generator, values = np.random.default_rng(seed), {}
+    for variable in _variables(graph):
+        name, shape = variable.op.name, tuple(variable.shape)
+        if name.endswith("/weights"):
+            spread = np.sqrt(2 / np.prod(shape[:-1]))
+            values[name] = generator.standard_normal(shape, np.float32) * np.float32(spread)
+        else:
+            values[name] = np.full(shape, float(name.endswith("moving_variance")), np.float32)
+    return values
+
+
+def _calibrate(graph: Any, values: dict[str, np.ndarray], crops: np.ndarray) -> dict[str, np.ndarray]:
+    """Set the moving statistics to those of these pictures, and the last layer for logits that differ between them."""
+    tf = load_tensorflow().compat.v1
+    with graph.as_default(), tf.Session(graph=graph) as session:
+        _assign(session, graph, values)
+        updates = graph.get_collection(tf.GraphKeys.UPDATE_OPS)  # with a decay of 0, one pass is enough
+        logits, _ = session.run([f"{OUTPUT}:0", updates], {f"{INPUT}:0": crops})
+        values = dict(session.run({variable.op.name: variable for variable in _variables(graph)}))
+    scale = np.float32(_LOGIT_SPREAD / logits.std(axis=0).mean())
+    values |= {f"{_HEAD}weights": values[f"{_HEAD}weights"] * scale, f"{_HEAD}biases": -logits.mean(axis=0) * scale}
+    return values
+
+
+def _variables(graph: Any) -> list[Any]:
+    tf = load_tensorflow().compat.v1
+    return list(graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES))
+
+
+def _assign(session: Any, graph: Any, values: dict[str, np.ndarray]) -> None:
+    """Run every variable's initialiser with our value in the place of its own."""
+    variables = _variables(graph)
+    feed = {variable.initializer.inputs[1]: values[variable.op.name] for variable in variables}
+    session.run([variable.initializer for variable in variables], feed)
+
+
+def _save(graph: Any, values: dict[str, np.ndarray], folder: Path) -> Path:
+    """Write the three files of a checkpoint; each is complete before it gets its place, the graph last."""
+    tf = load_tensorflow().compat.v1
+    with (
+        tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=folder) as temporary,
+        graph.as_default(),
+        tf.Session(graph=graph) as session,
+        without_deprecations(),
+    ):
+        _assign(session, graph, values)
+        tf.train.Saver().save(session, f"{temporary}/{NAME}", write_state=False)
+        for file in sorted(Path(temporary).iterdir()):  # .data, .index, .meta
+            os.replace(file, folder / file.name)
+    return folder / NAME

@@ -1,0 +1,260 @@
+"""Run a PyTorch network as it is, in inference mode: the reference for what is made from it."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import InputError, ModelError
+from workbench.optional import require_backend
+from workbench.runners.base import Runner, RunnerInfo, TensorSpec
+
+TORCH_SUFFIXES = (".pt2", ".pt", ".pth", ".safetensors")
+
+
+class TorchRunner(Runner):
+    """A PyTorch module, TorchScript module or exported program.
+
+    During a call the module is in inference mode; after it every part of the module is as it was.
+
+    Args:
+        model: the `torch.nn.Module`, or what `torch.export.export` or `torch.export.load` gives.
+        example: the arguments of one call: a tensor or array, a tuple of them, or a dict of them by the name of the
+            argument. Axis 0 of the first one is the batch. An exported program brings its own.
+        dynamic_batch: the batch may change: axis 0 of each tensor that has the example's batch there.
+    Raises:
+        InputError: the example is missing, holds no tensors, or is refused by the network.
+        ModelError: the program was exported in training mode.
+        BackendUnavailableError: PyTorch is not installed.
+    """
+
+    def __init__(self, model: Any, example: Any = None, *, dynamic_batch: bool = True) -> None:
+        torch = require_backend("torch", "torch")
+        self.model, self._torch = model, torch
+        program = is_program(model)
+        if program:
+            check_trained(model)
+            example = example if example is not None else program_example(model)
+            dynamic_batch = has_open_batch(model)
+        elif not isinstance(model, torch.nn.Module):
+            raise InputError(f"got {type(model).__name__} as the network, expected a torch.nn.Module or a .pt2 file")
+        self.call = model.module() if program else model
+        self.device = next((tensor.device for tensor in self.tensors()), torch.device("cpu"))
+        self.arguments, self.keywords = self._arguments(example)
+        values = [*self.arguments, *self.keywords.values()]
+        names = _input_names(model, len(self.arguments), tuple(self.keywords))
+        answers = self._first_answer()
+        self.example = {name: to_numpy(value) for name, value in zip(names, values, strict=True)}
+        batch = values[0].shape[0] if dynamic_batch and values[0].dim() else None
+        inputs = _specs(self.example, batch)
+        outputs = _specs({_free(name, inputs): to_numpy(answer) for name, answer in answers.items()}, batch)
+        super().__init__(RunnerInfo("torch", torch.__version__.split("+")[0], self._device_name()), inputs, outputs)
+
+    def _infer(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        values = [self._torch.tensor(feed[name], device=self.device) for name in self.inputs]
+        answers = self._run(values)
+        return {name: to_numpy(answer) for name, answer in zip(self.outputs, answers.values(), strict=True)}
+
+    def _run(self, values: list[Any]) -> dict[str, Any]:
+        """Call the network; tensors out by name, in the order in which the exporter writes them."""
+        count = len(self.arguments)
+        keywords = dict(zip(self.keywords, values[count:], strict=True))
+        with self.settled(), self._torch.inference_mode():
+            return _flatten(self.call(*values[:count], **keywords))
+
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[None]:
+        """Hold the network in inference mode, and float32 without TF32; afterwards all is as it was."""
+        backends = self._torch.backends
+        parts = [] if is_program(self.model) else [(part, part.training) for part in self.model.modules()]
+        tf32 = backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32
+        try:
+            if any(training for _, training in parts):
+                self.model.eval()
+            backends.cudnn.allow_tf32 = backends.cuda.matmul.allow_tf32 = False
+            yield
+        finally:
+            backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32 = tf32
+            if any(training for _, training in parts):
+                self.model.train(parts[0][1])
+            for part, training in parts:
+                part.training = training
+
+    def _first_answer(self) -> dict[str, Any]:
+        """Run the example, on copies: a network may write into what it is given."""
+        values = [*self.arguments, *self.keywords.values()]
+        try:
+            return self._run([value.clone() for value in values])
+        except InputError:
+            raise
+        except Exception as error:  # PyTorch raises RuntimeError, TypeError, IndexError and more
+            shapes = ", ".join(str(tuple(value.shape)) for value in values)
+            raise InputError(
+                f"the network does not take the example {shapes}: {first_line(error)}; give an example of the shape "
+                "and type that the network was trained on"
+            ) from error
+
+    def _arguments(self, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Sort the example into positional and keyword arguments, as tensors on the network's device."""
+        if example is None:
+            raise InputError(
+                "a PyTorch network does not say what it takes; give the example of one call, such as "
+                "torch.randn(1, 3, 224, 224)"
+            )
+        if isinstance(example, Mapping):
+            return (), {str(name): self._tensor(value) for name, value in example.items()}
+        if _is_pair(example):  # what an exported program brings: (arguments, keywords)
+            return tuple(map(self._tensor, example[0])), {key: self._tensor(v) for key, v in example[1].items()}
+        values = example if isinstance(example, tuple | list) else (example,)
+        if not values:
+            raise InputError("got an empty example, expected a tensor or a tuple of tensors")
+        return tuple(map(self._tensor, values)), {}
+
+    def _tensor(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            value = self._torch.from_numpy(value.copy())
+        if not isinstance(value, self._torch.Tensor):
+            raise InputError(
+                f"got {type(value).__name__} in the example, expected tensors; "
+                "wrap the network in a torch.nn.Module whose forward takes tensors only and sets the rest itself"
+            )
+        return value.detach().to(self.device)
+
+    def tensors(self) -> Iterator[Any]:
+        """Yield the weights and the other tensors that the network holds."""
+        yield from self.call.parameters()
+        yield from self.call.buffers()
+
+    def _device_name(self) -> str:
+        return self._torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+
+    def _close(self) -> None:
+        self.call = None
+
+
+def is_torch(model: Any) -> bool:
+    """Whether this is a PyTorch module or an exported program; imports nothing."""
+    return any(cls.__module__.partition(".")[0] == "torch" for cls in type(model).__mro__)
+
+
+def is_program(model: Any) -> bool:
+    """Whether this is what `torch.export.export` gives."""
+    return is_torch(model) and type(model).__name__ == "ExportedProgram"
+
+
+def is_script(model: Any) -> bool:
+    """Whether this is a TorchScript module."""
+    return any(cls.__name__ == "ScriptModule" for cls in type(model).__mro__)
+
+
+def check_trained(program: Any) -> None:
+    """Refuse a program that was exported while its model was in training mode.
+
+    Raises:
+        ModelError: it holds dropout or batch statistics.
+    """
+    for node in program.graph.nodes:
+        operator = str(node.target)
+        training = {"aten.dropout.default": 2, "aten.batch_norm.default": 5}.get(operator)
+        if training is not None and len(node.args) > training and node.args[training] is True:
+            raise ModelError(
+                f"the program was exported in training mode (it holds {operator} with training=True), so its answers "
+                "would change; call model.eval() and export it again with torch.export.export"
+            )
+
+
+def program_example(program: Any) -> Any:
+    """Return the (arguments, keywords) that a program was exported with.
+
+    Raises:
+        InputError: the file was saved without them.
+    """
+    if program.example_inputs is None:
+        raise InputError("the program was saved without its example; give one, such as torch.randn(1, 3, 224, 224)")
+    return program.example_inputs
+
+
+def has_open_batch(program: Any) -> bool:
+    """Whether axis 0 of the program's first input is open."""
+    names = program.graph_signature.user_inputs
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    shape: list[Any] = list(nodes[names[0]].meta["val"].shape) if names and names[0] in nodes else []
+    return bool(shape) and not isinstance(shape[0], int)
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    """Copy a tensor into a NumPy array of its own.
+
+    Raises:
+        InputError: NumPy has no such type, as for bfloat16.
+    """
+    try:
+        return np.array(tensor.detach().cpu().numpy())
+    except TypeError as error:
+        raise InputError(
+            f"got a tensor of {tensor.dtype}, expected a type that NumPy has; call model.float()"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first sentence of a message, or the error's name."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line.split(". ")[0].rstrip(".")
+
+
+def _flatten(answer: Any, name: str = "output") -> dict[str, Any]:
+    """Name the tensors of an answer: the keys of a dict, numbers for a tuple."""
+    if isinstance(answer, Mapping):
+        items = [(str(key) if name == "output" else f"{name}_{key}", value) for key, value in answer.items()]
+    elif isinstance(answer, tuple | list):
+        items = [(f"{name}_{index}" if len(answer) > 1 else name, value) for index, value in enumerate(answer)]
+    elif hasattr(answer, "detach"):
+        return {name: answer}
+    else:
+        raise InputError(
+            f"the network answers with {type(answer).__name__}, expected tensors, or tuples and dicts of them; "
+            "wrap it in a torch.nn.Module that returns tensors"
+        )
+    named: dict[str, Any] = {}
+    for key, value in items:
+        named |= _flatten(value, key) if value is not None else {}
+    return named
+
+
+def _input_names(model: Any, positional: int, keywords: tuple[str, ...]) -> list[str]:
+    """`input` for a single one; several keep the names of the arguments of `forward`."""
+    if positional + len(keywords) == 1:
+        return ["input"]
+    if is_program(model):
+        return list(model.graph_signature.user_inputs)
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):  # TorchScript has no signature that Python can read
+        parameters = []
+    known = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
+    return [known[i] if i < len(known) else f"input_{i}" for i in range(positional)] + list(keywords)
+
+
+def _specs(arrays: Mapping[str, np.ndarray], batch: int | None) -> dict[str, TensorSpec]:
+    """Describe arrays; where axis 0 is the batch, it is open."""
+    specs = {}
+    for name, array in arrays.items():
+        is_open = batch is not None and array.ndim > 0 and array.shape[0] == batch
+        specs[name] = TensorSpec(name, (None, *array.shape[1:]) if is_open else array.shape, array.dtype.name)
+    return specs
+
+
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    """A name that no input has: ONNX tells tensors apart by their names."""
+    return name if name not in taken else f"{name}_output"
+
+
+def _is_pair(example: Any) -> bool:
+    return (
+        isinstance(example, tuple)
+        and len(example) == 2
+        and isinstance(example[0], tuple)
+        and isinstance(example[1], Mapping)
+    )

@@ -1,0 +1,160 @@
+"""Compare one tensor inside two forms of a network, whatever the layouts, and say what the numbers show."""
+
+import itertools
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.compare import compare_outputs
+from workbench.divergence_report import FLOAT16_LARGEST, LayerError
+from workbench.graph_pairs import Pair
+
+LAYOUTS = ((0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 3, 1))
+"""Orders of the four axes: the same, channels moved to the front, channels moved to the back."""
+
+NEARLY_CONSTANT = 0.01
+"""Errors are never taken relative to less than this share of a tensor's largest value."""
+
+EXPLAINED = 0.02
+"""A change explains an error if it takes away all but this share of it."""
+
+
+def tensor_error(pair: Pair, depth: int, reference: NDArray, candidate: NDArray) -> LayerError | None:
+    """Measure how far a candidate's tensor is from the reference's.
+
+    Args:
+        pair: what the two tensors are.
+        depth: the place of the pair.
+        reference: the reference's tensor.
+        candidate: the candidate's, in the same or another layout.
+    Returns:
+        The error, or None where the two are not comparable: other sizes, or no numbers.
+    """
+    aligned = align(reference, candidate)
+    if aligned is None or reference.dtype.kind not in "biuf" or not reference.size:
+        return None
+    left, right = _finite(reference), _finite(aligned)
+    low, high = float(left.min()), float(left.max())
+    error = largest_difference(left, right) / _scale(low, high)
+    bad = [~np.isfinite(array) for array in (reference, aligned)] if reference.dtype.kind == "f" else []
+    if bad and not np.array_equal(*bad):
+        error = math.inf
+    return LayerError(
+        layer=pair.layer,
+        operator=pair.operator,
+        depth=depth,
+        reference_tensor=pair.reference,
+        candidate_tensor=pair.candidate,
+        shape=tuple(reference.shape),
+        error=error,
+        reference_range=high - low,
+        largest=(max(abs(low), abs(high)), float(np.abs(right).max())),
+        nan=_counts(np.isnan, reference, aligned),
+        inf=_counts(np.isinf, reference, aligned),
+    )
+
+
+def explain(reference: NDArray, candidate: NDArray) -> str:
+    """Say what kind of error two tensors show, where one change takes nearly all of it away.
+
+    Args:
+        reference: the reference's tensor.
+        candidate: the candidate's, in the same or another layout.
+    Returns:
+        A few words such as "shifted by (0, 1) pixels (rows, columns)"; empty if the numbers show nothing.
+    """
+    aligned = align(reference, candidate)
+    if aligned is None or reference.dtype.kind != "f":
+        return ""
+    if not np.isfinite(aligned).all() and np.isfinite(reference).all():
+        return _overflow(reference, aligned)
+    if (swapped := _swapped_axis(reference, aligned)) is not None:
+        return f"the order of axis {swapped} is reversed"
+    if reference.ndim < 2:
+        return ""
+    named = ({"tensor": reference}, {"tensor": aligned})
+    report = compare_outputs(*named, reference_name="reference", candidate_name="candidate")
+    return report.outputs[0].cause or _offsets(reference, aligned)
+
+
+def align(reference: NDArray, candidate: NDArray) -> NDArray | None:
+    """Bring a candidate into the reference's layout: axes of length 1 do not count, channels may be first or last.
+
+    Returns:
+        A view in the reference's shape, the closest one where several layouts fit; None if none does.
+    """
+    views = []
+    if candidate.ndim == 4:
+        views = [candidate.transpose(order) for order in LAYOUTS]
+    fitting = [view for view in (candidate, *views[1:]) if view.shape == reference.shape]
+    if not fitting:
+        squeezed = [view for view in (candidate, *views[1:]) if _lengths(view.shape) == _lengths(reference.shape)]
+        fitting = [view.reshape(reference.shape) for view in squeezed[:1]]
+    if len(fitting) < 2:
+        return fitting[0] if fitting else None
+    return min(fitting, key=lambda view: largest_difference(_finite(reference), _finite(view)))
+
+
+def largest_difference(one: NDArray, other: NDArray) -> float:
+    """The largest absolute difference, picture by picture, so that only one picture is held once more."""
+    if not one.ndim:
+        return float(abs(float(one) - float(other)))
+    rows = zip(one, other, strict=True)
+    return max((float(np.abs(_signed(a) - _signed(b)).max()) for a, b in rows), default=0.0)
+
+
+def _signed(array: NDArray) -> NDArray:
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+def _finite(array: NDArray) -> NDArray:
+    """The array with 0 for what is not finite; the array itself where everything is."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return array
+    return np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _scale(low: float, high: float) -> float:
+    """What errors are divided by: the range or, where that is small beside the values, a share of these.
+
+    The sigmoids of a network with small weights are all 0.5 and a little: one rounding is much of their range.
+    """
+    return max(high - low, NEARLY_CONSTANT * max(abs(low), abs(high))) or 1.0
+
+
+def _counts(test: np.ufunc, *arrays: NDArray) -> tuple[int, int]:
+    first, second = (int(test(array).sum()) if array.dtype.kind == "f" else 0 for array in arrays)
+    return first, second
+
+
+def _overflow(reference: NDArray, candidate: NDArray) -> str:
+    bad, peak = int((~np.isfinite(candidate)).sum()), float(np.abs(reference).max())
+    text = f"{bad:,} values are not finite, the reference's largest is {peak:,.0f}"
+    return text + (f", float16 ends at {FLOAT16_LARGEST:,.0f}: an overflow" if peak > FLOAT16_LARGEST else "")
+
+
+def _swapped_axis(reference: NDArray, candidate: NDArray) -> int | None:
+    """The axis along which the candidate is the reference read backwards."""
+    before = largest_difference(reference, candidate)
+    for axis in itertools.islice(range(reference.ndim), 1, None):
+        flipped = np.flip(candidate, axis)
+        if reference.shape[axis] > 1 and largest_difference(reference, flipped) < EXPLAINED * before:
+            return axis
+    return None
+
+
+def _offsets(reference: NDArray, candidate: NDArray) -> str:
+    """A constant that is missing in each channel, such as a mean that is not subtracted."""
+    error = candidate.astype(np.float64) - reference
+    for axis in (1, reference.ndim - 1):
+        others = tuple(other for other in range(reference.ndim) if other != axis)
+        means = error.mean(others, keepdims=True)
+        if reference.shape[axis] > 1 and np.square(error - means).sum() < EXPLAINED**2 * np.square(error).sum():
+            shown = ", ".join(f"{value:+.3g}" for value in means.ravel()[:4])
+            return f"off by a constant in each channel: {shown}{', ...' if means.size > 4 else ''}"
+    return ""
+
+
+def _lengths(shape: tuple[int, ...]) -> list[int]:
+    return [length for length in shape if length != 1]
