@@ -174,6 +174,13 @@ def test_a_network_that_writes_into_its_input_leaves_the_example_alone(tmp_path)
     assert torch.equal(example, kept)
 
 
+def test_an_example_of_one_leaves_the_batch_open(tmp_path):
+    model, example = networks.make("residual")
+    # `torch.export` takes a size of 1 for a constant, so the exporter sees two
+    export = torch_to_onnx(model, example[0][:1], tmp_path / "m.onnx", progress=False)
+    assert export.passed and export.summary.inputs[0].shape == (None, 3, 32, 32)
+
+
 def test_a_fixed_batch_stays_fixed_when_asked_for(tmp_path):
     model, example = networks.make("residual")
     export = torch_to_onnx(model, example, tmp_path / "m.onnx", dynamic_batch=False, progress=False)

@@ -149,11 +149,10 @@ def ask_parser(
 def _answer(path: Path, flavour: str, model: onnx.ModelProto, facts: Mapping[str, Any]) -> ParserAnswer:
     errors = [error for index, error in enumerate(facts["errors"]) if error not in facts["errors"][:index]]
     refused = tuple(_refused(error, model) for error in errors)
-    accepted = bool(True and facts["layers"] and facts["outputs"])
+    accepted = bool(facts["parsed"] and facts["layers"] and facts["outputs"])
     found = f"{count(sum(facts['layers'].values()), 'layer')} and {count(facts['outputs'], 'output')}"
     problem = f"it says yes and found {found}" if facts["parsed"] else "it says no and gives no reason"
-    blamed = {error["node"] for error in errors if not error["inside"]}
-    blamed |= {_outermost(error["inside"][0], model) for error in errors if error["inside"]}
+    blamed = {error["node"] for error in errors}  # of the whole network, also for a node inside another
     operators = _operators(model, blamed)
     notes = [*_stopped(errors), *_changed_types(model, facts["types"])]
     return ParserAnswer(
@@ -177,7 +176,7 @@ def _refused(error: Mapping[str, Any], model: onnx.ModelProto) -> RefusedNode:
         name = model.graph.node[error["node"]].output[0]
     said, code = error["said"], error["code"]
     help_text = known_fix(f"({operator}): {said} [{code}]")
-    return RefusedNode(name or f"node {error['node']}", operator, _in_words(said), code, help_text, inside)
+    return RefusedNode(name or "a node without a name", operator, _in_words(said), code, help_text, inside)
 
 
 def _in_words(said: str) -> str:
@@ -188,12 +187,6 @@ def _in_words(said: str) -> str:
     """
     words = _WORDS.search(said)
     return words[1] if words else said
-
-
-def _outermost(text: str, model: onnx.ModelProto) -> int:
-    """The number of the node that the parser calls `name (operator)`; -1 where it has none."""
-    name = text.rpartition(" (")[0]
-    return next((index for index, node in enumerate(model.graph.node) if name and node.name == name), -1)
 
 
 def _operators(model: onnx.ModelProto, without: Iterable[int]) -> dict[str, int]:
