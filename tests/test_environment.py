@@ -15,8 +15,8 @@ def test_the_report_names_python_packages_and_what_is_not_installed(monkeypatch)
     monkeypatch.setattr(environment, "package_version", versions.get)
     text = environment.report()
     assert f"{sys.version_info.major}.{sys.version_info.minor}" in text
-    assert "keras           9.9.9" in text
-    assert "tensorrt        not installed" in text
+    assert f"{'keras':<20}9.9.9" in text
+    assert f"{'tensorrt':<20}not installed" in text
 
 
 def test_the_diagnosis_is_empty_where_everything_needed_is_there():

@@ -10,7 +10,14 @@ from notebook_rules import find_problems
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SANITIZE = NOTEBOOKS / "nbval_sanitize.cfg"
-EXPECTED = ["00_start_here", "01_resnet50", "02_semantic_segmentation"]
+EXPECTED = [
+    "00_start_here",
+    "01_resnet50",
+    "02_semantic_segmentation",
+    "03_unet",
+    "04_your_own_network",
+    "05_tf1_inception_v3",
+]
 NAMES = sorted({*EXPECTED, *(path.stem for path in NOTEBOOKS.glob("*.ipynb"))})
 
 

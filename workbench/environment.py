@@ -86,11 +86,11 @@ def report() -> str:
         Lines of text.
     """
     lines = [
-        f"{'Python':<16}{platform.python_version()} on {platform.system()} {platform.machine()}",
-        f"{'processor':<16}{processor_name()}, {os.cpu_count()} logical cores",
+        f"{'Python':<20}{platform.python_version()} on {platform.system()} {platform.machine()}",
+        f"{'processor':<20}{processor_name()}, {os.cpu_count()} logical cores",
     ]
     for package in PACKAGES:
-        lines.append(f"{package:<16}{package_version(package) or 'not installed'}")
+        lines.append(f"{package:<20}{package_version(package) or 'not installed'}")
     return "\n".join([*lines, *engine_lines()])
 
 
@@ -99,8 +99,8 @@ def engine_lines() -> list[str]:
     from workbench import tensorrt_api
 
     driver = tensorrt_api.probe_driver()
-    lines = [f"{'NVIDIA driver':<16}{driver.problem or f'for CUDA {driver.cuda}'}"]
-    lines += [f"{'GPU':<16}{gpu.name}, {gpu.memory_bytes >> 20} MiB, {gpu.capability}" for gpu in driver.gpus]
+    lines = [f"{'NVIDIA driver':<20}{driver.problem or f'for CUDA {driver.cuda}'}"]
+    lines += [f"{'GPU':<20}{gpu.name}, {gpu.memory_bytes >> 20} MiB, {gpu.capability}" for gpu in driver.gpus]
     flavours, broken = tensorrt_api.available_flavours()
     for flavour in flavours:
         if flavour.builds_ahead_of_time:
@@ -110,9 +110,9 @@ def engine_lines() -> list[str]:
         else:
             use = "runs plans, builds none"
         runs = "a GPU is needed to run" if driver.problem else tensorrt_api.unsupported_gpu(flavour, driver.gpus[0])
-        lines.append(f"{'engines':<16}{flavour.title}: {use}; {runs or 'runs here'}")
-    lines += [f"{'engines':<16}{sentence}" for sentence in broken]
-    return lines if flavours or broken else [*lines, f"{'engines':<16}no TensorRT is installed"]
+        lines.append(f"{'engines':<20}{flavour.title}: {use}; {runs or 'runs here'}")
+    lines += [f"{'engines':<20}{sentence}" for sentence in broken]
+    return lines if flavours or broken else [*lines, f"{'engines':<20}no TensorRT is installed"]
 
 
 def package_version(package: str) -> str | None:
