@@ -1,45 +1,25 @@
 """Conversions in this process, for tests that need many: the same steps, without a child to start."""
 
-import contextlib
-
 import numpy as np
 import onnxruntime
 
-from workbench.export import tf2onnx_child
+from workbench.export.fast_tf2onnx import graph_to_onnx
 from workbench.export.freezing import freeze
-from workbench.export.graph_weights import fold_constants, join_weights, split_weights
-from workbench.export.onnx_names import name_batch
-from workbench.export.onnx_rewrites import make_resize_exact
-from workbench.export.resize import give_exact_sizes
+from workbench.export.tf2onnx_child import repair
+from workbench.export.tf2onnx_process import prepare
 
 
-@contextlib.contextmanager
-def restored_tf2onnx():
-    """Undo what the child does to tf2onnx, which lives on in this process."""
-    from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
-
-    base = TransposeOptimizer.__base__
-    original = base.optimize
-    try:
-        yield
-    finally:
-        base.optimize = original
-
-
-def convert_here(model, *, opset=17, folded=True):
+def convert_here(model, *, opset=17):
     """A Keras model to an ONNX model in memory, step by step as the exporter and its child do it."""
     frozen = freeze(model)
-    graph_def, weights = split_weights(frozen.graph_def)
-    graph_def = fold_constants(frozen, graph_def)
-    join_weights(graph_def, dict.fromkeys(weights, b""))
-    with restored_tf2onnx():
-        onnx_model = tf2onnx_child.graph_to_onnx(
-            graph_def, weights, list(frozen.inputs), list(frozen.outputs), opset, folded=folded
-        )
-    name_batch(onnx_model)
-    make_resize_exact(onnx_model)
-    give_exact_sizes(onnx_model)
-    return onnx_model
+
+    def read():
+        graph_def, weights, _ = prepare(frozen)
+        return graph_def, weights
+
+    converted = graph_to_onnx(read, frozen.inputs, frozen.outputs, opset)
+    repair(converted)
+    return converted
 
 
 def run_onnx(source, *arrays):

@@ -76,8 +76,10 @@ def fold_constants(frozen: FrozenGraph, graph_def: Any) -> Any:
     optimizer = require_backend("tensorflow.python.grappler.tf_optimizer", "keras")
     config = tf.compat.v1.ConfigProto()
     config.graph_options.infer_shapes = True
-    config.graph_options.rewrite_options.optimizers[:] = ["constfold", "function", "dependency"]
-    config.graph_options.rewrite_options.experimental_disable_folding_quantization_emulation = True
+    rewriting = config.graph_options.rewrite_options
+    rewriting.optimizers[:] = ["constfold", "function", "dependency"]
+    rewriting.experimental_disable_folding_quantization_emulation = True
+    rewriting.function_optimization = rewriting.AGGRESSIVE  # takes apart the functions that XLA compiled before
     meta_graph = tf.compat.v1.MetaGraphDef()
     meta_graph.graph_def.CopyFrom(graph_def)
     ends = [f"{name}:0" for name in (*frozen.inputs, *frozen.outputs)]

@@ -19,6 +19,7 @@ from workbench.export.keras2onnx_stack import import_keras2onnx
 from workbench.export.onnx_file import check
 from workbench.export.onnx_names import name_batch, rename_ends
 from workbench.export.onnx_rewrites import make_resize_exact
+from workbench.export.pad_pool import keep_zero_padding
 
 
 def convert(order: dict[str, Any]) -> None:
@@ -38,6 +39,7 @@ def convert(order: dict[str, Any]) -> None:
     rename_ends(converted, order["inputs"], order["outputs"])
     name_batch(converted)
     make_resize_exact(converted)
+    keep_zero_padding(converted)
     say("step", "write the file")
     onnx.save(converted, order["onnx"])
     say("step", "check the graph")

@@ -8,6 +8,7 @@ from typing import Any
 from workbench.errors import ExportError
 from workbench.export.conversion_process import ConversionProcess
 from workbench.export.freezing import FrozenGraph
+from workbench.export.graph_rewrites import forget_compilation, replace_erfc
 from workbench.export.graph_weights import fold_constants, join_weights, split_weights, write_weights
 from workbench.files import atomic_path
 from workbench.optional import require_backend
@@ -17,8 +18,6 @@ DATA_SUFFIX = ".data"
 STEPS = 4
 
 _ENVIRONMENT = {
-    # tf2onnx copies the whole graph before each of its passes unless this is set, whatever its value.
-    "TF2ONNX_CATCH_ERRORS": "FALSE",
     # glibc gives each freed weight back to the system and fetches it again; it reads these only when it starts.
     "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
@@ -67,15 +66,28 @@ class Tf2onnxProcess(ConversionProcess):
         return target
 
 
-def _hand_over(frozen: FrozenGraph, folder: Path) -> dict[str, Any]:
-    """Write a graph and its weights for the child; return how to find them."""
+def prepare(frozen: FrozenGraph) -> tuple[Any, dict[str, bytes], bool]:
+    """Bring a graph into the form that the child takes.
+
+    Returns:
+        The GraphDef, in which large constants are empty; their contents by node name; and whether TensorFlow's graph
+        optimiser was there to fold it.
+    """
     graph_def, weights = split_weights(frozen.graph_def)
+    forget_compilation(graph_def)
     folded = True
     try:
         graph_def = fold_constants(frozen, graph_def)
     except (ImportError, AttributeError):
         folded = False  # the child says that it takes the slower way
+    replace_erfc(graph_def)
     join_weights(graph_def, dict.fromkeys(weights, b""))
+    return graph_def, weights, folded
+
+
+def _hand_over(frozen: FrozenGraph, folder: Path) -> dict[str, Any]:
+    """Write a graph and its weights for the child; return how to find them."""
+    graph_def, weights, folded = prepare(frozen)
     graph, binary = folder / "graph.pb", folder / "weights.bin"
     try:
         graph.write_bytes(graph_def.SerializeToString())

@@ -11,6 +11,7 @@ from typing import Any
 
 from workbench.errors import ModelError
 from workbench.optional import require_backend
+from workbench.parity_report import count
 from workbench.runners.torch_runner import check_trained, first_line
 
 _EXPORT_AGAIN = "save it with torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')"
@@ -42,22 +43,21 @@ def open_torch_file(path: str | os.PathLike[str]) -> Any:
         raise ModelError(f"{path} is missing, a directory or empty; give a .pt2 file")
     if path.suffix.lower() == ".safetensors":
         raise ModelError(f"{path} holds weights only, no network; {_build_first('safetensors.torch.load_file(path)')}")
-    torch = require_backend("torch", "torch")
     names = _entries(path)
     if _has(names, "archive_format") or _has(names, "models/model.json"):
-        return _open_program(torch, path)
+        _refuse_code(path)
+        return _open_program(require_backend("torch", "torch"), path)
     if _has(names, "constants.pkl") and any("/code/" in name for name in names):
         raise ModelError(
             f"{path} is TorchScript, which PyTorch no longer develops and today's exporter does not take; it is a "
             f"program, so it is not opened here. Best: {_EXPORT_AGAIN}. If only this file is left and you trust it: "
             "torch_to_onnx(torch.jit.load(path), example, 'model.onnx')"
         )
-    raise ModelError(_say_what_it_holds(torch, path))
+    raise ModelError(_say_what_it_holds(require_backend("torch", "torch"), path))
 
 
 def _open_program(torch: Any, path: Path) -> Any:
     """Load a `.pt2` with every pickle in it held to weights."""
-    _refuse_code(path)
     try:
         with _weights_only():
             program = torch.export.load(path)
@@ -140,13 +140,11 @@ def _say_what_it_holds(torch: Any, path: Path) -> str:
     tensors = [name for name, value in content.items() if hasattr(value, "shape")] if _is_dict(content) else []
     inner = [key for key, value in content.items() if _is_dict(value)] if _is_dict(content) else []
     if tensors:
-        return f"{path} holds weights only ({len(tensors)} tensors, the first is {tensors[0]}), no network; " + (
-            _build_first("torch.load(path, weights_only=True)")
-        )
+        what = f"weights only ({count(len(tensors), 'tensor')}, the first is {tensors[0]})"
+        return f"{path} holds {what}, no network; {_build_first('torch.load(path, weights_only=True)')}"
     if inner:
-        return f"{path} holds a checkpoint ({', '.join(map(str, content))}), no network; " + (
-            _build_first(f"torch.load(path, weights_only=True)[{inner[0]!r}]")
-        )
+        way = _build_first(f"torch.load(path, weights_only=True)[{inner[0]!r}]")
+        return f"{path} holds a checkpoint ({', '.join(map(str, content))}), no network; {way}"
     return f"{path} holds a {type(content).__name__}, expected a network; {_EXPORT_AGAIN}"
 
 
