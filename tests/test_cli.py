@@ -155,7 +155,7 @@ def test_doctor_names_what_is_missing_and_exits_1(monkeypatch, capsys):
     assert out.endswith("missing: keras cannot be imported\n")
 
 
-@pytest.mark.parametrize("command", ["demo", "convert", "build", "verify", "segment", "doctor"])
+@pytest.mark.parametrize("command", ["demo", "convert", "build", "verify", "sweep", "segment", "doctor"])
 def test_every_command_explains_itself(command):
     done = subprocess.run([sys.executable, "-m", "workbench.cli", command, "--help"], capture_output=True, text=True)
     assert done.returncode == 0

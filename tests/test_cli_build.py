@@ -3,6 +3,7 @@
 import enum
 import json
 import os
+import re
 
 import pytest
 from test_engine import small_net
@@ -54,7 +55,7 @@ def test_build_takes_a_profile_and_shows_the_equivalent_commands(folder, capsys)
         (["nothing.onnx", "-o", "x.plan"], "nothing.onnx does not exist"),
         (["small.onnx", "-o", "small.onnx"], "expected a name that ends in .plan"),
         (["small.onnx", "-o", "no/x.plan"], "the folder no does not exist; create it first"),
-        (["small.onnx", "-o", "x.plan", "--precision", "int8"], "got precision='int8', expected 'fp32'"),
+        (["small.onnx", "-o", "x.plan", "--precision", "half"], "got precision='half', expected one of fp32"),
         (["small.onnx", "-o", "x.plan", "--targets", "sm90"], "got the target 'sm90', expected some of sm75"),
         (["small.onnx", "-o", "x.plan", "--profile", "input"], "expected name=1x3x224x224"),
         (["small.onnx", "-o", "x.plan", "--profile", "image=1x3x16x16"], "names 'image', expected an input"),
@@ -81,8 +82,8 @@ def test_doctor_names_the_driver_and_what_each_flavour_can_do(monkeypatch, capsy
     monkeypatch.setattr(tensorrt_api, "available_flavours", lambda: ([full, rtx, lean], []))
     monkeypatch.setattr(tensorrt_api, "probe_driver", lambda: Driver(13000, (gpu,), ""))
     _, out, _ = run(capsys, "doctor")
-    assert "NVIDIA driver   for CUDA 13.0" in out
-    assert "GPU             NVIDIA H200, 144384 MiB, 9.0" in out
+    assert re.search("^NVIDIA driver +for CUDA 13.0$", out, re.M)
+    assert re.search("^GPU +NVIDIA H200, 144384 MiB, 9.0$", out, re.M)
     assert "TensorRT 11.4: builds here; runs here" in out
     assert "builds here for sm75, sm80, sm86, sm89, sm120, sm121; TensorRT-RTX" in out
     assert "does not support this GPU" in out
@@ -95,10 +96,10 @@ def test_doctor_without_a_driver_says_what_still_works(monkeypatch, capsys):
     monkeypatch.setattr(tensorrt_api, "probe_driver", lambda: Driver(None, (), "no NVIDIA driver was found (x)"))
     status, out, _ = run(capsys, "doctor")
     assert status == 0
-    assert "NVIDIA driver   no NVIDIA driver was found" in out
+    assert re.search("^NVIDIA driver +no NVIDIA driver was found", out, re.M)
     assert "TensorRT 11.4: builds on a GPU only; a GPU is needed to run" in out
     monkeypatch.setattr(tensorrt_api, "available_flavours", lambda: ([], []))
-    assert "engines         no TensorRT is installed" in run(capsys, "doctor")[1]
+    assert re.search("^engines +no TensorRT is installed", run(capsys, "doctor")[1], re.M)
 
 
 def test_doctor_names_a_tensorrt_whose_libraries_are_missing_and_exits_1(monkeypatch, capsys):

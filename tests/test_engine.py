@@ -19,7 +19,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from workbench import engine, engine_cache, engine_child, engine_process, tensorrt_api
+from workbench import engine, engine_build, engine_cache, engine_child, engine_load, engine_process, tensorrt_api
 from workbench.engine import build_engine, load_engine, save_engine
 from workbench.environment import load_keras
 from workbench.errors import (
@@ -33,6 +33,8 @@ from workbench.errors import (
     WorkbenchError,
 )
 from workbench.plan import Plan, manifest_path
+from workbench.precision.calibration import calibrate
+from workbench.precision.convert import Wanted
 from workbench.tensorrt_api import Driver, Flavour, Gpu
 
 FLOAT = TensorProto.FLOAT
@@ -152,15 +154,28 @@ def test_the_demonstration_network_builds_with_a_dynamic_batch(tmp_path):
     assert plan.manifest.layers["DECONVOLUTION"] == 3
 
 
-def test_resnet_50_builds_with_a_dynamic_batch(tmp_path):
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory):
     from workbench.export.keras_model import keras_to_onnx
 
-    keras = load_keras()
-    model = keras.applications.ResNet50(weights=None, classifier_activation=None)
-    plan = build(keras_to_onnx(model, tmp_path / "resnet50.onnx", progress=False))
+    model = load_keras().applications.ResNet50(weights=None, classifier_activation=None)
+    return keras_to_onnx(model, tmp_path_factory.mktemp("resnet") / "resnet50.onnx", progress=False)
+
+
+def test_resnet_50_builds_with_a_dynamic_batch_and_shrinks_with_its_precision(resnet50):
+    plan = build(resnet50, cache=False)
     assert plan.manifest.layers["CONVOLUTION"] == 53  # the paper's 49 and the first, and 3 more shortcuts
     assert plan.manifest.profiles[0]["input"][2] == (8, 224, 224, 3)
     assert len(plan.data) > 100_000_000  # 25.6 million float32 weights
+    picture = np.random.default_rng(0).standard_normal((1, 224, 224, 3)).astype(np.float32)
+    scales = calibrate(resnet50, [{"input": picture}], method="minmax", progress=False)
+    half = build(resnet50, precision="fp16", cache=False)
+    byte = build(resnet50, precision="int8", calibration=scales, cache=False)
+    # half and a quarter of the weights, and room for kernels, which no precision makes smaller
+    assert len(half.data) < 0.6 * len(plan.data)
+    assert len(byte.data) < 0.45 * len(plan.data)
+    assert half.manifest.types["CONVOLUTION"] == {"float16": 53}
+    assert byte.manifest.types["CONVOLUTION"] == {"int8 to float32": 53}
 
 
 def test_the_bar_and_the_profile_are_shown_on_request_only(small, capsys):
@@ -364,7 +379,7 @@ def test_a_flipped_bit_is_refused_in_one_sentence_or_builds(seed, small, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "fp16"}, "got precision='fp16', expected 'fp32': the precision is a property of the ONNX file"),
+        ({"precision": "half"}, "got precision='half', expected one of fp32, tf32, fp16, bf16, int8, fp8"),
         ({"workspace_bytes": 1 << 10}, "got workspace_bytes=1024, expected at least 1048576"),
         ({"workspace_bytes": "256M"}, "expected a whole number of bytes"),
         ({"timeout_s": 0}, "expected seconds above 0"),
@@ -406,7 +421,7 @@ def test_the_parser_s_yes_to_nothing_is_not_believed():
 
 def test_a_full_tensorrt_without_a_gpu_is_one_sentence(small, monkeypatch):
     full = types.SimpleNamespace(Builder=1, OnnxParser=1)
-    monkeypatch.setattr(engine, "open_flavour", lambda *_, **__: Flavour("tensorrt", full, "11.4"))
+    monkeypatch.setattr(engine_build, "open_flavour", lambda *_, **__: Flavour("tensorrt", full, "11.4"))
     monkeypatch.setattr(tensorrt_api, "probe_driver", lambda: NO_DRIVER)
     with pytest.raises(DriverError, match=r"TensorRT 11\.4 builds on a GPU only: no NVIDIA driver was found"):
         build_engine(small)
@@ -587,6 +602,7 @@ def test_a_full_disk_for_temporary_files_is_an_output_error(small, monkeypatch, 
 def test_a_disk_that_fills_up_in_the_child_is_an_output_error(small, tmp_path):
     request = {"onnx_path": str(small), "flavour": "tensorrt_rtx", "profiles": [{"input": [[1, 3, 16, 16]] * 3}]}
     request |= {"targets": [], "workspace_bytes": 1 << 28, "plan_path": "/dev/full"}
+    request |= {"precision": "fp32", "kept": [], "whole": False}
     (tmp_path / "request.json").write_text(json.dumps(request))
     with subprocess.Popen(
         [*engine_process.COMMAND, str(tmp_path / "request.json")],
@@ -634,7 +650,7 @@ def test_the_cache_follows_the_content_not_the_name(small, tmp_path, monkeypatch
     build(small)
     copy = tmp_path / "other_name.onnx"
     shutil.copy(small, copy)
-    monkeypatch.setattr(engine, "run_build", lambda *_, **__: pytest.fail("it was built again"))
+    monkeypatch.setattr(engine_build, "run_build", lambda *_, **__: pytest.fail("it was built again"))
     assert build(copy).manifest.onnx_name == "other_name.onnx"
 
 
@@ -654,14 +670,14 @@ def test_whatever_shapes_a_plan_is_in_its_key(small, monkeypatch, options):
     def built(*arguments, **keywords):
         raise EngineBuildError("built again")
 
-    monkeypatch.setattr(engine, "run_build", built)
+    monkeypatch.setattr(engine_build, "run_build", built)
     with pytest.raises(EngineBuildError, match="built again"):
         build(small, **options)
 
 
 def test_another_version_or_gpu_is_another_key(small):
     rtx = tensorrt_api.open_flavour("tensorrt_rtx")
-    job = engine._Job(small, rtx, None, (), None, None, "fp32", {})
+    job = engine_build._Job(small, rtx, None, (), None, None, Wanted("fp32"), {})
     keys = {
         job.key("a"),
         job.key("b"),
@@ -669,8 +685,9 @@ def test_another_version_or_gpu_is_another_key(small):
         replace(job, gpu=RTX_4090).key("a"),
         replace(job, flavour=replace(rtx, version="1.8")).key("a"),
         replace(job, shape={"input": np.array([1, 3, 16, 16])}).key("a"),
+        replace(job, wanted=Wanted("fp16")).key("a"),
     }
-    assert len(keys) == 6
+    assert len(keys) == 7
     lists = replace(job, shape={"input": [1, 3, 16, 16]}).key("a")
     assert lists == replace(job, shape={"input": np.array([1, 3, 16, 16])}).key("a")
 
@@ -913,8 +930,8 @@ def machine(monkeypatch):
             raise BackendUnavailableError(f"{name} is not installed")
 
         driver = Driver(13000, (gpu,), "") if gpu else NO_DRIVER
-        monkeypatch.setattr(engine, "open_flavour", open_flavour)
-        monkeypatch.setattr(engine, "available_flavours", lambda: (found, []))
+        monkeypatch.setattr(engine_load, "open_flavour", open_flavour)
+        monkeypatch.setattr(engine_load, "available_flavours", lambda: (found, []))
         monkeypatch.setattr(tensorrt_api, "probe_driver", lambda: driver)
         return made
 

@@ -22,6 +22,11 @@ MANIFEST = PlanManifest(
     profiles=({"input": ((1, 3, 8, 8), (4, 3, 8, 8), (8, 3, 8, 8))},),
     options={"workspace_bytes": 1 << 28, "tf32": False},
     layers={"CONVOLUTION": 3},
+    types={"CONVOLUTION": {"float16": 2, "float32": 1}},
+    converted=True,
+    kept=({"node": "last", "operator": "Conv", "reason": "you keep it"},),
+    qdq_pairs=1,
+    calibration="ef" * 32,
     workbench="0.1.0",
     built="2026-01-01T00:00:00+00:00",
 )
@@ -34,6 +39,14 @@ def test_a_manifest_survives_json():
 def test_a_manifest_with_entries_of_a_later_version_is_read():
     values = {**json.loads(MANIFEST.to_json()), "of_tomorrow": 1}
     assert PlanManifest.from_json(json.dumps(values)) == MANIFEST
+
+
+def test_a_manifest_from_before_the_precisions_is_read():
+    values = json.loads(MANIFEST.to_json())
+    for name in ("types", "converted", "kept", "qdq_pairs", "calibration"):
+        del values[name]
+    old = PlanManifest.from_json(json.dumps(values))
+    assert (old.types, old.converted, old.kept, old.qdq_pairs, old.calibration) == ({}, False, (), 0, "")
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,10 @@ ROOT = Path(__file__).parents[1]
 TYPINGS = ROOT / "typings"
 CHECKED = [
     "workbench/tensorrt_api.py",
-    "workbench/engine.py",
+    "workbench/engine_build.py",
+    "workbench/engine_load.py",
     "workbench/engine_child.py",
+    "workbench/precision/typed.py",
     "workbench/export/parser_child.py",
     "workbench/inference.py",
     "workbench/runners/tensorrt_runner.py",
@@ -41,7 +43,7 @@ make_stubs = load_script("make_stubs")
 FLAVOURS = {name: pin.module for name, pin in make_stubs.PINS.items()}
 BUILDERS = tuple(name for name in FLAVOURS if name != "lean11.4")
 # Never started for lean, which has no builder.
-BUILD_ONLY = {"workbench/engine_child.py", "workbench/export/parser_child.py"}
+BUILD_ONLY = {"workbench/engine_child.py", "workbench/export/parser_child.py", "workbench/precision/typed.py"}
 AHEAD_OF_TIME = "behind `builds_ahead_of_time` or a list of targets, which only RTX has"
 NOT_RTX = {
     ("workbench/tensorrt_api.py", 'Module has no attribute "ComputeCapability"'): AHEAD_OF_TIME,
@@ -325,9 +327,9 @@ MUTATIONS = [
     ("workbench/inference.py", ".execute_async_v3(", ".execute_async_v2("),
     ("workbench/inference.py", ".set_tensor_address(name, slot.address)", ".set_tensor_address(slot.address, name)"),
     ("workbench/inference.py", ".get_tensor_shape(name)", ".get_binding_shape(name)"),
-    ("workbench/engine.py", ".num_io_tensors", ".num_bindings"),
+    ("workbench/engine_load.py", ".num_io_tensors", ".num_bindings"),
     (
-        "workbench/engine.py",
+        "workbench/engine_load.py",
         ".get_tensor_profile_shape(spec.name, index)",
         ".get_tensor_profile_shape(index, spec.name)",
     ),
@@ -335,6 +337,9 @@ MUTATIONS = [
     ("workbench/engine_child.py", ".set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, ", ".set_memory_pool_limit("),
     ("workbench/engine_child.py", ".parse_from_file(onnx_path)", ".parse_from_file(onnx_path, network)"),
     ("workbench/engine_child.py", "if network is None or config is None:", "if config is None:"),
+    ("workbench/precision/typed.py", "layer.get_output(index)", "layer.get_output(str(index))"),
+    ("workbench/precision/typed.py", "source.dtype) if source is not None else", "source.dtype) if True else"),
+    ("workbench/precision/typed.py", "if layer.type.name not in _MOVES", "if layer.kind.name not in _MOVES"),
 ]
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.build_facts import read_kernels, read_memory
 from workbench.errors import EngineBuildError, WorkbenchError
+from workbench.precision.typed import check_types, count_types, read_types
 from workbench.tensorrt_api import SOURCE_POSITION, Flavour, make_logger, open_flavour
 
 if TYPE_CHECKING:
@@ -78,12 +79,14 @@ def build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
     """Parse and build.
 
     Args:
-        request: onnx_path, plan_path, flavour, profiles, targets, workspace_bytes, version_compatible, timing_cache.
+        request: onnx_path, plan_path, flavour, profiles, targets, workspace_bytes, version_compatible, timing_cache,
+            precision, kept, whole.
         send: takes one event.
     Returns:
-        `layers` (how many of each kind the parser made), `kernels` and `memory` (what the builder made of them).
+        `layers` (how many of each kind the parser made), `types` (what these compute in), `kernels` and `memory`
+        (what the builder made of them).
     Raises:
-        EngineBuildError: the parser or the builder refused.
+        EngineBuildError: the parser or the builder refused, or the layers are not in the precision asked for.
     """
     flavour = open_flavour(request["flavour"], for_building=True)
     trt = flavour.module
@@ -98,6 +101,8 @@ def build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
         raise EngineBuildError(f"{flavour.title} cannot start a build: {logger.reasons() or 'it gives no reason'}")
     parser = trt.OnnxParser(network, logger)
     parse(parser, network, request["onnx_path"])
+    types = read_types(network)
+    check_types(types, request["precision"], request["kept"], whole=request["whole"])
     configure(flavour, config, request)
     add_profiles(builder, config, request["profiles"], logger)
     cache_path = request.get("timing_cache", "")
@@ -114,7 +119,7 @@ def build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
     del monitor
     kernels = [kernel for text in verbose if text.startswith("Layers:") for kernel in read_kernels(text)]
     memory = read_memory([*verbose, *(text for _, text in logger.lines)])
-    return {"layers": layers, "kernels": kernels, "memory": memory}
+    return {"layers": layers, "types": count_types(types), "kernels": kernels, "memory": memory}
 
 
 def parse(parser: "trt.OnnxParser", network: "trt.INetworkDefinition", onnx_path: str) -> None:
@@ -143,12 +148,14 @@ def count_layers(network: "trt.INetworkDefinition") -> dict[str, int]:
 
 
 def configure(flavour: Flavour, config: "trt.IBuilderConfig", request: Mapping[str, Any]) -> None:
-    """Set memory, true float32 and targets, and have the kernels listed in the log."""
+    """Set memory, TF32 and targets, and have the kernels listed in the log."""
     trt = flavour.module
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_bytes"])
     if "TF32" in trt.BuilderFlag.__members__:
-        config.clear_flag(trt.BuilderFlag.TF32)  # on by default: 10 bits of mantissa under the name of float32
+        # TensorRT's default: 10 bits of mantissa under the name of float32.
+        switch = config.set_flag if request["precision"] == "tf32" else config.clear_flag
+        switch(trt.BuilderFlag.TF32)
     if request.get("version_compatible"):
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     targets = request["targets"]

@@ -21,6 +21,7 @@ def trtexec_command(
     workspace_bytes: int = DEFAULT_WORKSPACE,
     targets: Sequence[str] = (),
     flavour: str = "tensorrt",
+    tf32: bool = False,
 ) -> str:
     """Return the line for NVIDIA's tool: `trtexec`, or `tensorrt_rtx` for RTX.
 
@@ -31,13 +32,15 @@ def trtexec_command(
         workspace_bytes: scratch memory of a layer at most.
         targets: GPU generations to build for ahead of time, such as `"sm89"`.
         flavour: a key of `tensorrt_api.FLAVOURS`.
+        tf32: leave TF32 on.
 
     >>> trtexec_command("m.onnx", "m.plan", {"x": ((1, 3), (4, 3), (8, 3))}).split()[5:8]
     ['--minShapes=x:1x3', '--optShapes=x:4x3', '--maxShapes=x:8x3']
     """
     rtx = flavour == "tensorrt_rtx"  # always strongly typed, so its tool has no such option
     words = ["tensorrt_rtx" if rtx else "trtexec", f"--onnx={os.fspath(onnx_path)}"]
-    words += [f"--saveEngine={os.fspath(plan_path)}", *([] if rtx else ["--stronglyTyped"]), "--noTF32"]
+    words += [f"--saveEngine={os.fspath(plan_path)}", *([] if rtx else ["--stronglyTyped"])]
+    words += [] if tf32 else ["--noTF32"]
     for index, role in enumerate(("min", "opt", "max")):
         if profile:
             shapes = ",".join(f"{name}:{shape_text(shapes[index])}" for name, shapes in profile.items())
@@ -55,6 +58,7 @@ def polygraphy_command(
     *,
     workspace_bytes: int = DEFAULT_WORKSPACE,
     flavour: str = "tensorrt",
+    tf32: bool = False,
 ) -> str:
     """Return the line for Polygraphy, which has no targets.
 
@@ -67,18 +71,23 @@ def polygraphy_command(
         profile: shapes of the dynamic inputs.
         workspace_bytes: scratch memory of a layer at most.
         flavour: a key of `tensorrt_api.FLAVOURS`; RTX is chosen by variables in front.
+        tf32: leave TF32 on.
     """
     words = ["polygraphy", "convert", os.fspath(onnx_path), "--convert-to", "trt", "-o", os.fspath(plan_path)]
-    words += ["--strongly-typed", "--pool-limit", f"workspace:{workspace_bytes}"]
+    rtx = flavour == "tensorrt_rtx"
+    words += ["--strongly-typed", *(["--tf32"] if tf32 and not rtx else [])]
+    words += ["--pool-limit", f"workspace:{workspace_bytes}"]
     for index, role in enumerate(("min", "opt", "max")):
         if profile:
             words += [f"--trt-{role}-shapes", *(f"{name}:{_list(of[index])}" for name, of in profile.items())]
-    variable = "NVIDIA_TF32_OVERRIDE=0 POLYGRAPHY_USE_TENSORRT_RTX=1 " if flavour == "tensorrt_rtx" else ""
-    return variable + shlex.join(words)
+    variables = [*([] if tf32 else ["NVIDIA_TF32_OVERRIDE=0"]), "POLYGRAPHY_USE_TENSORRT_RTX=1"] if rtx else []
+    return " ".join([*variables, shlex.join(words)])
 
 
 def build_command(manifest: PlanManifest, plan_path: PathLike, *, flavour: str = "") -> str:
     """Return the `workbench build` line that makes a plan again.
+
+    Where the conversion used measured ranges, their file or the pictures are named by a word in capitals.
 
     Args:
         manifest: of the plan.
@@ -90,6 +99,11 @@ def build_command(manifest: PlanManifest, plan_path: PathLike, *, flavour: str =
         chosen = "tensorrt"  # lean only runs what the full TensorRT built
     words = ["workbench", "build", manifest.onnx_name or "model.onnx", "-o", os.fspath(plan_path)]
     words += ["--flavour", chosen]
+    words += [] if manifest.precision == "fp32" else ["--precision", manifest.precision]
+    if manifest.calibration:
+        words += ["--calibration", "FILE"] if manifest.precision in ("int8", "fp8") else ["--images", "DIR"]
+    keep = manifest.options.get("keep")
+    words += ["--keep", *keep] if keep else []
     for profile in manifest.profiles:
         if profile:
             words.append("--profile")

@@ -59,7 +59,7 @@ def run_build(
         EngineBuildError: TensorRT refused, the child died, or the time was over. Its `log` has TensorRT's lines.
         OutputError: the disk for temporary files is full.
     """
-    with _temporary_folder() as folder:
+    with temporary_folder() as folder:
         plan_path, request_path = folder / "engine.plan", folder / "request.json"
         request_path.write_text(json.dumps({**request, "plan_path": str(plan_path)}), encoding="utf-8")
         with _bar(title, progress) as bar:
@@ -82,7 +82,7 @@ def run_parser(request: Mapping[str, Any], *, title: str, progress: bool, timeou
         EngineBuildError: the parser died, or the time was over. Its `log` has TensorRT's lines.
         OutputError: the disk for temporary files is full.
     """
-    with _temporary_folder() as folder:
+    with temporary_folder() as folder:
         request_path = folder / "request.json"
         request_path.write_text(json.dumps(dict(request)), encoding="utf-8")
         with _bar(title, progress) as bar:
@@ -235,7 +235,12 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder that is gone after the block.
+
+    Raises:
+        OutputError: the disk is full.
+    """
     try:
         folder = tempfile.TemporaryDirectory(prefix="workbench-build-")
     except OSError as error:

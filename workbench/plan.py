@@ -30,10 +30,16 @@ class PlanManifest:
         onnx_sha256: hash of the ONNX file and of its external data.
         plan_sha256: hash of the plan's bytes.
         plan_bytes: size of the plan.
-        precision: of the network, such as `"fp32"`.
+        precision: asked for and found in the network, such as `"fp32"`.
         profiles: smallest, most usual and largest shape of each dynamic input.
         options: the builder's settings.
         layers: how many layers of each kind TensorRT parsed, before it fused them.
+        types: what the computing layers of each kind give, such as `"float16"`, or `"int8 to float32"` between pairs
+            of QuantizeLinear and DequantizeLinear. Types of the network, not kernels: those are chosen on the GPU.
+        converted: the ONNX file was in float32, and what was built is a copy in this precision.
+        kept: `node`, `operator` and `reason` of what was left in float32.
+        qdq_pairs: how many such pairs the network has.
+        calibration: digest of the measured ranges that the conversion used; empty where it used none.
         kernels: `name`, `kind` and ONNX `nodes` of each kernel after fusion, as far as the builder's log tells.
         memory: `activation_bytes` (at the largest shapes) and `weights_bytes` on the GPU, likewise.
         workbench: version of this package.
@@ -53,6 +59,11 @@ class PlanManifest:
     profiles: tuple[Profile, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, int] = field(default_factory=dict)
+    types: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    converted: bool = False
+    kept: tuple[Mapping[str, str], ...] = ()
+    qdq_pairs: int = 0
+    calibration: str = ""
     kernels: tuple[Mapping[str, Any], ...] = ()
     memory: Mapping[str, int] = field(default_factory=dict)
     workbench: str = ""
@@ -80,6 +91,7 @@ class PlanManifest:
             values = {name: value for name, value in values.items() if name in known}
             values["targets"] = tuple(values["targets"])
             values["kernels"] = tuple(values.get("kernels", ()))
+            values["kept"] = tuple(values.get("kept", ()))
             values["profiles"] = tuple(_read_profile(profile) for profile in values["profiles"])
             manifest = cls(**values)
             if not all(isinstance(value, str) for value in (manifest.flavour, manifest.version, manifest.plan_sha256)):

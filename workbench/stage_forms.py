@@ -115,12 +115,14 @@ def _fix(raw: Path, path: Path, progress: bool) -> Path:
 def _build(onnx_path: Path, path: Path) -> Path:
     """Build an engine where it can also run."""
     from workbench.engine import build_engine, save_engine
+    from workbench.precision.convert import read_precision
     from workbench.tensorrt_api import open_flavour, require_gpu, unsupported_gpu
 
     flavour, gpu = open_flavour(for_building=True), require_gpu()
     if reason := unsupported_gpu(flavour, gpu):
         raise BackendUnavailableError(reason)
-    save_engine(build_engine(onnx_path, flavour=flavour.name, progress=False), path)
+    plan = build_engine(onnx_path, precision=read_precision(onnx_path), flavour=flavour.name, progress=False)
+    save_engine(plan, path)
     return path
 
 

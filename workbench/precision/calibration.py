@@ -1,0 +1,289 @@
+"""Find a scale for each tensor of a network from sample images, and keep the scales in a file for another machine."""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from workbench.engine_cache import take_digest
+from workbench.errors import InputError
+from workbench.export.onnx_file import check
+from workbench.feeds import Feed, channel_axis, picture_array
+from workbench.files import atomic_path
+from workbench.parity_report import count
+from workbench.precision.observing import TensorObserver
+from workbench.precision.thresholds import METHODS
+from workbench.runners.base import TensorSpec, check_feed
+
+LARGEST = {"int8": 127.0, "fp8": 448.0}
+"""The largest magnitude of each 8-bit format: a signed byte used symmetrically, and float8 E4M3."""
+
+LIMIT = 500
+FORMAT = "workbench calibration 1"
+
+Feeds = Iterable[Feed | tuple[str, Feed]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The magnitudes of a network's tensors on sample data, for symmetric 8-bit scales.
+
+    Attributes:
+        network: SHA-256 of the ONNX file, external data included.
+        data: SHA-256 of the samples.
+        method: one of `METHODS`.
+        samples: how many there were.
+        preprocess: the preprocessing that the samples were compared with; empty where none was named.
+        thresholds: for each tensor the magnitude that int8 represents as 127; larger values are cut.
+        largest: for each tensor the largest magnitude seen.
+    """
+
+    network: str
+    data: str
+    method: str
+    samples: int
+    preprocess: str
+    thresholds: dict[str, float]
+    largest: dict[str, float]
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """The step from one int8 number to the next, by tensor; tensors that were always 0 have none."""
+        return {name: value / LARGEST["int8"] for name, value in self.thresholds.items() if value}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything in it: equal for calibrations that give the same network."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def check(self, source: str | os.PathLike[str], data_digest: str | None = None) -> None:
+        """Refuse another network, or other data, than those it was made from.
+
+        Args:
+            source: the `.onnx` file that the scales shall be used for.
+            data_digest: what `data_digest` gives for the samples at hand, where there are any.
+        Raises:
+            InputError: one of them has changed.
+            ModelError: the network cannot be read.
+        """
+        network = take_digest(Path(source))
+        if network != self.network:
+            raise InputError(
+                f"got a calibration of the network {self.network[:12]}, expected one of {Path(source).name}, "
+                f"which is {network[:12]}; calibrate this network again"
+            )
+        if data_digest is not None and data_digest != self.data:
+            raise InputError(
+                f"got a calibration from the data {self.data[:12]}, expected one from {data_digest[:12]}: the images, "
+                "their number or their preprocessing changed; calibrate again"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as JSON, whole or not at all, and return the path.
+
+        Raises:
+            OutputError: the folder does not exist or cannot be written to.
+        """
+        with atomic_path(path) as temporary:
+            temporary.write_text(self.to_json(), encoding="utf-8")
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote, on this machine or on another.
+
+        Raises:
+            InputError: it is missing, not a calibration, or damaged.
+        """
+        try:
+            return cls._from_fields(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"{os.fspath(path)} is not a calibration of this package ({reason}); make one with calibrate(...).save"
+            ) from error
+
+    def to_json(self) -> str:
+        """Return the text that `save` writes."""
+        tensors = {name: [value, self.largest[name]] for name, value in sorted(self.thresholds.items())}
+        fields = {
+            "format": FORMAT,
+            "network": self.network,
+            "data": self.data,
+            "method": self.method,
+            "samples": self.samples,
+            "preprocess": self.preprocess,
+            "tensors": tensors,
+        }
+        return json.dumps(fields, indent=1) + "\n"
+
+    def to_text(self) -> str:
+        """Write one line for people.
+
+        >>> print(Calibration("a" * 64, "b" * 64, "minmax", 2, "unit", {"x": 1.0}, {"x": 1.0}).to_text(), end="")
+        minmax calibration: scales of 1 tensor from 2 samples; network aaaaaaaaaaaa, data bbbbbbbbbbbb
+        """
+        return (
+            f"{self.method} calibration: scales of {count(len(self.scales), 'tensor')} from "
+            f"{count(self.samples, 'sample')}; network {self.network[:12]}, data {self.data[:12]}\n"
+        )
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> Self:
+        if fields["format"] != FORMAT:
+            raise ValueError(f"format {fields['format']!r}, expected {FORMAT!r}")
+        pairs = {str(name): (float(one), float(other)) for name, (one, other) in fields["tensors"].items()}
+        if not all(math.isfinite(one) and 0 <= one <= other < math.inf for one, other in pairs.values()):
+            raise ValueError("a threshold is negative, not finite, or above the largest value")
+        texts = {key: str(fields[key]) for key in ("network", "data", "method", "preprocess")}
+        return cls(
+            **texts,
+            samples=int(fields["samples"]),
+            thresholds={name: pair[0] for name, pair in pairs.items()},
+            largest={name: pair[1] for name, pair in pairs.items()},
+        )
+
+
+def calibrate(
+    source: str | os.PathLike[str],
+    feeds: Feeds,
+    *,
+    method: str = "entropy",
+    limit: int = LIMIT,
+    preprocess: str | None = None,
+    progress: bool = True,
+) -> Calibration:
+    """Run a network on samples and choose a symmetric scale for every tensor that 8 bits may hold.
+
+    Args:
+        source: the float32 `.onnx` file.
+        feeds: the samples: dicts of arrays by input name, or pairs of a name and such a dict, as
+            `workbench.feeds.make_feeds` yields them for a folder of images. They are taken one at a time.
+        method: `"entropy"` cuts where 128 levels tell most about the values, `"percentile"` keeps 99.99 percent of
+            them, `"minmax"` cuts nothing.
+        limit: how many samples to take at most.
+        preprocess: the preprocessing that the network was trained with, one of `workbench.feeds.PREPROCESSINGS`;
+            the samples are then compared with the range that it gives.
+        progress: show a bar.
+    Returns:
+        The calibration.
+    Raises:
+        InputError: no samples, images of one colour only, another range than the preprocessing's, a value inside the
+            network that is not finite, an unknown method or preprocessing.
+        FeedError: a sample of another name, shape or dtype than the network takes.
+        ModelError: not a valid ONNX file.
+    """
+    _check_arguments(method, limit)
+    specs = {spec.name: spec for spec in check(source).inputs}
+    network, samples, ranges = take_digest(Path(source)), 0, _InputRanges(specs, preprocess)
+    digest, observer = hashlib.sha256(), None
+    with tqdm(_named(feeds, limit), "calibrate", _length(feeds, limit), disable=not progress, unit="sample") as bar:
+        for name, feed in bar:
+            check_feed(specs, feed)
+            ranges.add(feed)
+            _update_digest(digest, feed)
+            observer = observer or TensorObserver(source, feed, histograms=method != "minmax")
+            observer.add(name, feed)
+            samples += 1
+    if observer is None:
+        raise InputError("got no calibration sample; give images like those that the network will see, 100 or more")
+    ranges.check()
+    largest = observer.largest()
+    thresholds = observer.thresholds(method)
+    return Calibration(network, digest.hexdigest(), method, samples, preprocess or "", thresholds, largest)
+
+
+def data_digest(feeds: Feeds, limit: int = LIMIT) -> str:
+    """Return the digest of samples, for `Calibration.check`; the network does not run.
+
+    Args:
+        feeds: see `calibrate`.
+        limit: as given to `calibrate`.
+    """
+    digest = hashlib.sha256()
+    for _, feed in _named(feeds, limit):
+        _update_digest(digest, feed)
+    return digest.hexdigest()
+
+
+def _check_arguments(method: str, limit: int) -> None:
+    if method not in METHODS:
+        raise InputError(f"got method={method!r}, expected one of {', '.join(METHODS)}")
+    if limit < 1:
+        raise InputError(f"got limit={limit}, expected 1 or more samples")
+
+
+def _named(feeds: Feeds, limit: int) -> Iterator[tuple[str, Feed]]:
+    if isinstance(feeds, Mapping | str | os.PathLike):
+        raise InputError(
+            f"got a {type(feeds).__name__} as the samples, expected several feeds; pass make_feeds(specs, folder) of "
+            "workbench.feeds, or a list of dicts"
+        )
+    for index, item in enumerate(itertools.islice(feeds, limit)):
+        yield item if isinstance(item, tuple) else (f"sample {index}", item)
+
+
+def _length(feeds: Feeds, limit: int) -> int | None:
+    return min(limit, len(feeds)) if isinstance(feeds, Sized) else None
+
+
+def _update_digest(digest: Any, feed: Feed) -> None:
+    for name in sorted(feed):
+        array = np.ascontiguousarray(feed[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array)
+
+
+class _InputRanges:
+    """What the samples' pictures look like: range of each colour, and whether they show anything."""
+
+    def __init__(self, specs: Mapping[str, TensorSpec], preprocess: str | None) -> None:
+        self._pictures = {name: spec for name, spec in specs.items() if channel_axis(spec) is not None}
+        self._bounds = {name: _bounds(spec, preprocess) for name, spec in self._pictures.items() if preprocess}
+        self._preprocess = preprocess
+        self._low: dict[str, Any] = dict.fromkeys(self._pictures, np.inf)
+        self._high: dict[str, Any] = dict.fromkeys(self._pictures, -np.inf)
+        self._flat = True
+
+    def add(self, feed: Feed) -> None:
+        for name, spec in self._pictures.items():
+            axis = channel_axis(spec)
+            axes = tuple(other for other in range(4) if other != axis)
+            low, high = feed[name].min(axes), feed[name].max(axes)
+            self._flat = self._flat and bool((low == high).all())
+            self._low[name] = np.minimum(self._low[name], low)
+            self._high[name] = np.maximum(self._high[name], high)
+
+    def check(self) -> None:
+        if self._pictures and self._flat:
+            raise InputError(
+                "got calibration images of one colour each, which reach no scale but their own; give photographs like "
+                "those that the network will see"
+            )
+        for name, (black, white) in self._bounds.items():
+            low, high, span = self._low[name], self._high[name], white - black
+            inside = (low >= black - span / 100).all() and (high <= white + span / 100).all()
+            # images of every kind have pixels darker and brighter than two fifths of the range
+            if not inside or (low > black + 0.4 * span).all() or (high < black + 0.4 * span).all():
+                raise InputError(
+                    f"got calibration images from {low.min():.4g} to {high.max():.4g} for {name}, expected the range "
+                    f"of preprocess={self._preprocess!r}, {black.min():.4g} to {white.max():.4g}, filled; prepare them "
+                    "as the network's training did"
+                )
+
+
+def _bounds(spec: TensorSpec, preprocess: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the preprocessing makes of black and of white, by channel."""
+    axis = channel_axis(spec)
+    pixel = TensorSpec(spec.name, (1, 3, 1, 1) if axis == 1 else (1, 1, 1, 3), "float32")
+    levels = (np.full((1, 1, 3), level, np.uint8) for level in (0, 255))
+    black, white = (picture_array(level, pixel, preprocess).reshape(3) for level in levels)
+    return black, white

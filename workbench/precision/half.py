@@ -1,0 +1,208 @@
+"""Convert a float32 ONNX network to float16 or bfloat16, and say which nodes stay float32 and why."""
+
+import contextlib
+import math
+import os
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+import onnx
+from onnx import TensorProto, defs, helper, inliner, version_converter
+
+from workbench.errors import ExportError, InputError, ModelError
+from workbench.export.graph_edit import (
+    LARGEST_FILE,
+    STANDARD,
+    constants,
+    graphs,
+    inferred_values,
+    light_copy,
+    namer,
+    tidy,
+)
+from workbench.export.onnx_file import check
+from workbench.export.onnx_folding import fold_constants
+from workbench.files import atomic_path
+from workbench.precision.half_graph import BFLOAT16, FLOAT16, GraphConverter, Half, Rules
+from workbench.precision.report import PrecisionReport
+
+if TYPE_CHECKING:
+    from workbench.precision.ranges import Ranges
+
+BFLOAT16_OPSET = 22
+"""The first opset in which convolutions and pooling take bfloat16."""
+
+PathLike = str | os.PathLike[str]
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
+_HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
+
+
+def to_fp16(
+    source: PathLike, out: PathLike, *, ranges: "Ranges | None" = None, keep: Collection[str] = ()
+) -> PrecisionReport:
+    """Write a network whose layers compute in float16; its inputs and outputs keep their types.
+
+    A node stays float32 where ONNX or TensorRT has no float16 for it, where one of its constants is too large or too
+    small for float16, or where a tensor that it reads or writes was measured to be larger than 65504. Constants
+    (weights too) are rounded to the nearest float16. Nodes that calculate shapes stay as they are; the bodies of If
+    and Loop are converted, what enters and leaves them is not.
+
+    Args:
+        source: a float32 `.onnx` file, not modified.
+        out: the `.onnx` file to write, whole or not at all.
+        ranges: what `measure_ranges` found for `source`; without it no overflow of a tensor is known.
+        keep: names of nodes (or of what they write), or operators, that stay float32.
+    Returns:
+        How many nodes were converted, and the name, operator and reason of each that computes in float32.
+    Raises:
+        ModelError: not a valid ONNX model.
+        InputError: already float16, bfloat16 or quantised, nothing to convert, ranges of another network, or a name
+            in `keep` that the network does not have.
+        ExportError: a network of more than 2 GB.
+        OutputError: the file cannot be written.
+    """
+    return _convert(source, out, FLOAT16, ranges, keep)
+
+
+def to_bf16(
+    source: PathLike, out: PathLike, *, ranges: "Ranges | None" = None, keep: Collection[str] = ()
+) -> PrecisionReport:
+    """Write a network whose layers compute in bfloat16: the span of float32, but 8 bits of mantissa for its 24.
+
+    As `to_fp16`; the network is brought to opset 22 where its operators take no bfloat16 before. TensorRT has no
+    bfloat16 ConvTranspose, so these nodes stay float32.
+    """
+    return _convert(source, out, BFLOAT16, ranges, keep)
+
+
+def _convert(
+    source: PathLike, out: PathLike, half: Half, ranges: "Ranges | None", keep: Collection[str]
+) -> PrecisionReport:
+    check(source)
+    model = onnx.load(os.fspath(source))
+    _refuse_converted(source, model)
+    if ranges is not None:
+        ranges.check(source)
+    before = weight_bytes(model)
+    model = _prepare(source, model, half)
+    overflows = {} if ranges is None else ranges.overflows(half.name)
+    valid = _types_problem(model) == ""
+    rules = Rules(half, _opset(model), overflows, _known_names(model, keep))
+    converter = GraphConverter(model.graph, rules, inferred_values(model), namer(model))
+    converter.convert()
+    if not rules.converted:
+        kept = "; ".join(dict.fromkeys(reason for *_, reason in rules.kept))
+        raise InputError(
+            f"{source} has no node that can be converted to {half.name}{f' ({kept})' if kept else ''}; build it as fp32"
+        )
+    tidy(model)
+    if valid and (problem := _types_problem(model)):
+        raise ExportError(f"{source} became a network of inconsistent types ({problem}); name that node in keep")
+    _save(model, out)
+    return PrecisionReport(half.precision, rules.converted, tuple(rules.kept), 0, before, weight_bytes(model))
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """Size of all constants of a network, those in the graphs inside its nodes too."""
+    return sum(_tensor_bytes(tensor) for graph in graphs(model.graph) for tensor in _stored(graph))
+
+
+def _stored(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    initial = {tensor.name for tensor in graph.initializer}
+    yield from (tensor for name, tensor in constants(graph).items() if name not in initial)
+
+
+def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _refuse_converted(source: PathLike, model: onnx.ModelProto) -> None:
+    """Refuse a network in which somebody has chosen precisions before."""
+    nodes = [node for graph in graphs(model.graph) for node in graph.node]
+    quantized = [node for node in nodes if node.op_type in _QUANTIZED]
+    if quantized:
+        raise InputError(
+            f"{source} is already quantised ({len(quantized)} Q/DQ nodes), expected a float32 network; "
+            "convert the file it was made from"
+        )
+    name = holds_half(model)
+    if name:
+        raise InputError(
+            f"{source} already holds {name} tensors, expected a float32 network; build it as it is, or convert "
+            "the file it was made from"
+        )
+
+
+def holds_half(model: onnx.ModelProto) -> str:
+    """The half float that some tensor of a network has; empty where none has."""
+    kinds = {value.elem_type for value in inferred_values(model).values()}
+    kinds |= {tensor.data_type for graph in graphs(model.graph) for tensor in _stored(graph)}
+    return next((name for kind, name in _HALVES.items() if kind in kinds), "")
+
+
+def _prepare(source: PathLike, model: onnx.ModelProto, half: Half) -> onnx.ModelProto:
+    """Bring a network into the form that is converted: no functions, constants computed, every node named."""
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    if half is BFLOAT16 and _opset(model) < BFLOAT16_OPSET:
+        try:
+            model = version_converter.convert_version(model, BFLOAT16_OPSET)
+        except Exception as error:  # the converter raises what its C++ raises
+            reason = str(error).splitlines()[0]
+            raise ExportError(
+                f"{source} has opset {_opset(model)} and cannot be brought to {BFLOAT16_OPSET}, which bfloat16 needs "
+                f"({reason}); export it with opset {BFLOAT16_OPSET}"
+            ) from error
+    with contextlib.suppress(ModelError):  # constants that ONNX Runtime cannot compute stay nodes
+        fold_constants(model)
+    _feed_no_weights(model)
+    for graph in graphs(model.graph):
+        for node in graph.node:
+            node.name = node.name or next(filter(None, node.output), "")
+    return model
+
+
+def _feed_no_weights(model: onnx.ModelProto) -> None:
+    """Old exporters list the weights among the inputs, where they would be values that a feed may replace."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for index in reversed(range(len(model.graph.input))):
+        if model.graph.input[index].name in weights:
+            del model.graph.input[index]
+    model.ir_version = max(model.ir_version, 4)  # before, every weight had to be an input
+
+
+def _known_names(model: onnx.ModelProto, keep: Collection[str]) -> frozenset[str]:
+    if isinstance(keep, str):
+        raise InputError(f"got keep={keep!r}, expected a list of names, such as [{keep!r}]")
+    nodes = [node for graph in graphs(model.graph) for node in graph.node]
+    known = {name for node in nodes for name in (node.name, node.op_type, *node.output)}
+    unknown = [name for name in keep if name not in known]
+    if unknown:
+        operators = ", ".join(sorted({node.op_type for node in nodes}))
+        raise InputError(
+            f"the network has no node {unknown[0]!r} to keep; give names of nodes or operators: {operators}"
+        )
+    return frozenset(keep)
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD]
+    return max(versions, default=defs.onnx_opset_version())
+
+
+def _types_problem(model: onnx.ModelProto) -> str:
+    """What ONNX's inference says against the types of a network; empty where it agrees with all of them."""
+    try:
+        onnx.shape_inference.infer_shapes(light_copy(model), check_type=True, strict_mode=True)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def _save(model: onnx.ModelProto, out: PathLike) -> None:
+    if model.ByteSize() > LARGEST_FILE:
+        raise ExportError(f"the network has {model.ByteSize():,} bytes, more than the 2 GB that one file can hold")
+    with atomic_path(out) as temporary:
+        onnx.save(model, temporary)
+        check(temporary)

@@ -1,0 +1,233 @@
+"""Write 8-bit precision into an ONNX network: pairs of QuantizeLinear and DequantizeLinear, as TensorRT takes them."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import onnx
+import onnx.version_converter
+from onnx import TensorProto
+
+from workbench.errors import InputError, ModelError
+from workbench.export.graph_edit import LARGEST_FILE, STANDARD, graphs, namer
+from workbench.export.onnx_file import check
+from workbench.files import atomic_path
+from workbench.precision.calibration import Calibration
+from workbench.precision.qdq import insert_by_modelopt, insert_pairs, store
+from workbench.precision.report import PrecisionReport
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+OPERATORS = (*WEIGHTED, "Add")
+DEFAULTS = {"int8": WEIGHTED, "fp8": ("Conv", "Gemm", "MatMul")}
+"""What is quantised where nothing else is asked for: the operators that take nearly all of the time. NVIDIA's Model
+Optimizer quantises no ConvTranspose to float8 either."""
+
+BACKENDS = ("onnxruntime", "modelopt")
+QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
+OPSETS = {"int8": 13, "fp8": 19}
+"""The first opset whose QuantizeLinear knows one scale for each channel, and float8."""
+
+IR_VERSIONS = {"int8": 7, "fp8": 9}
+
+PathLike = str | os.PathLike[str]
+Kept = list[tuple[str, str, str]]
+
+
+def quantize_int8(
+    source: PathLike,
+    out: PathLike,
+    calibration: Calibration,
+    *,
+    operators: Sequence[str] | None = None,
+    exclude: Collection[str] = (),
+    backend: str = "onnxruntime",
+) -> PrecisionReport:
+    """Quantise a network to int8 with explicit, symmetric Q/DQ pairs.
+
+    An activation has one scale, that of the calibration, a weight one for each output channel; biases stay float32.
+
+    Args:
+        source: the float32 `.onnx` file.
+        out: the `.onnx` file to write, whole or not at all.
+        calibration: of this very network.
+        operators: which to quantise, of `OPERATORS`; `DEFAULTS` when None.
+        exclude: nodes to leave in float32, by name, by the name of what they write, or by operator.
+        backend: who places the pairs: `"onnxruntime"`, or NVIDIA's `"modelopt"`, which leaves out nodes that it
+            expects to be slower in 8 bits (a matrix times a vector, convolutions of few channels).
+    Returns:
+        How many nodes were quantised, which were not and why, and the number of pairs.
+    Raises:
+        InputError: a calibration of another network, an unknown operator or node, a network that is quantised
+            already or not float32, or nothing to quantise.
+        ModelError: not a valid ONNX file, or a result of more than 2 GB.
+        BackendUnavailableError: modelopt is not installed.
+        ExportError: modelopt failed.
+        OutputError: `out` cannot be written.
+    """
+    return _quantize(source, out, calibration, "int8", operators, exclude, backend)
+
+
+def quantize_fp8(
+    source: PathLike,
+    out: PathLike,
+    calibration: Calibration,
+    *,
+    operators: Sequence[str] | None = None,
+    exclude: Collection[str] = (),
+    backend: str = "onnxruntime",
+) -> PrecisionReport:
+    """Quantise a network to float8 (E4M3: 3 bits of mantissa, up to 448) with explicit Q/DQ pairs.
+
+    The scale maps the largest value seen to 448 whatever the calibration's method: a float keeps small values without
+    cutting large ones. Arguments, result and errors are those of `quantize_int8`; the file has opset 19 at least.
+    """
+    return _quantize(source, out, calibration, "fp8", operators, exclude, backend)
+
+
+def count_pairs(model: onnx.ModelProto) -> int:
+    """How many tensors a network holds in 8 bits: its DequantizeLinear nodes, one for each pair or stored weight."""
+    return sum(node.op_type == "DequantizeLinear" for node in model.graph.node)
+
+
+def _quantize(
+    source: PathLike,
+    out: PathLike,
+    calibration: Calibration,
+    precision: str,
+    operators: Sequence[str] | None,
+    exclude: Collection[str],
+    backend: str,
+) -> PrecisionReport:
+    _check_arguments(operators, backend)
+    operators = tuple(operators or DEFAULTS[precision])
+    check(source)
+    network = onnx.load(str(source))
+    _refuse(network, Path(source))
+    calibration.check(source)
+    before, network = _weights_bytes(network), _upgraded(network, precision)
+    thresholds = calibration.thresholds if precision == "int8" else calibration.largest
+    nodes, kept = _choose(network, thresholds, operators, exclude)
+    if not nodes:
+        reasons = "; ".join(sorted({reason for *_, reason in kept})) or f"it has no {' or '.join(operators)}"
+        raise InputError(f"got {Path(source).name}, in which nothing can be quantised: {reasons}")
+    if backend == "modelopt":
+        result = insert_by_modelopt(network, thresholds, nodes, precision)
+    else:
+        result = insert_pairs(network, thresholds, nodes, operators)
+        store(result, precision)
+    left_out = _left_out(result, nodes)
+    if len(left_out) == len(nodes):
+        raise ModelError(
+            f"{backend} put no Q/DQ pair into {Path(source).name}; leave it in float16 or use another backend"
+        )
+    _save(result, out)
+    kept += [(node.name, node.op_type, f"left out by {backend}") for node in left_out]
+    sizes = before, _weights_bytes(result)
+    return PrecisionReport(precision, len(nodes) - len(left_out), tuple(kept), count_pairs(result), *sizes)
+
+
+def _check_arguments(operators: Sequence[str] | None, backend: str) -> None:
+    if isinstance(operators, str):
+        raise InputError(f"got operators={operators!r}, expected a list such as [{operators!r}]")
+    for name in operators or ():
+        if name not in OPERATORS:
+            raise InputError(f"got the operator {name!r}, expected some of {', '.join(OPERATORS)}")
+    if backend not in BACKENDS:
+        raise InputError(f"got backend={backend!r}, expected one of {', '.join(BACKENDS)}")
+
+
+def _refuse(network: onnx.ModelProto, source: Path) -> None:
+    kinds = {node.op_type for graph in graphs(network.graph) for node in graph.node} & set(QUANTISED)
+    if kinds:
+        raise InputError(f"{source.name} is quantised already ({', '.join(sorted(kinds))}); give the float32 network")
+    types = Counter(tensor.data_type for tensor in network.graph.initializer)
+    halves = types[TensorProto.FLOAT16] + types[TensorProto.BFLOAT16]
+    if halves > types[TensorProto.FLOAT]:
+        raise InputError(f"{source.name} is in half precision already; give the float32 network it was made from")
+
+
+def _upgraded(network: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    """Bring an older network to the opset that knows the precision."""
+    opset = next(item.version for item in network.opset_import if item.domain in STANDARD)
+    wanted = OPSETS[precision]
+    if opset < wanted:
+        try:
+            network = onnx.version_converter.convert_version(network, wanted)
+        except Exception as error:  # the converter's own exceptions share no public base
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"{precision} needs opset {wanted}, got {opset}: {reason}; export with {wanted}"
+            ) from error
+    network.ir_version = max(network.ir_version, IR_VERSIONS[precision])
+    return network
+
+
+def _choose(
+    network: onnx.ModelProto, thresholds: dict[str, float], operators: Sequence[str], exclude: Collection[str]
+) -> tuple[list[str], Kept]:
+    """Split the nodes of the operators into what is quantised and what is kept."""
+    _name_nodes(network)
+    weights = {tensor.name for tensor in network.graph.initializer}
+    nodes, kept, unknown = [], [], set(exclude)
+    for node in network.graph.node:
+        names = {node.name, node.op_type, *node.output} & set(exclude)
+        unknown -= names
+        if node.op_type not in operators:
+            continue
+        reason = "excluded" if names else _obstacle(node, thresholds, weights)
+        if reason:
+            kept.append((node.name, node.op_type, reason))
+        else:
+            nodes.append(node.name)
+    if unknown:
+        raise InputError(
+            f"got {min(unknown)!r} to exclude, expected the name of a node or an operator; `inspect` of "
+            "onnx_graph lists them"
+        )
+    inner = [node for graph in list(graphs(network.graph))[1:] for node in graph.node if node.op_type in operators]
+    return nodes, kept + [(node.name or node.output[0], node.op_type, "inside a branch or a loop") for node in inner]
+
+
+def _name_nodes(network: onnx.ModelProto) -> None:
+    """Name each node without a name after what it writes: the quantisers choose nodes by name."""
+    taken, fresh = {node.name for node in network.graph.node}, namer(network)
+    for node in network.graph.node:
+        if not node.name:
+            node.name = fresh(node.output[0]) if node.output[0] in taken else node.output[0]
+
+
+def _obstacle(node: onnx.NodeProto, thresholds: dict[str, float], weights: Collection[str]) -> str:
+    """Why a node cannot be quantised; empty where it can."""
+    activations = [name for name in node.input[:2] if name not in weights]
+    if not activations:
+        return "reads constants only"
+    if node.op_type in WEIGHTED[:3] and node.input[1] not in weights:
+        return "its weights are no initializer"
+    if any(name not in thresholds for name in activations):
+        return "reads a tensor without a scale: not float32, or of unknown type"
+    if not all(thresholds[name] for name in activations):
+        return "reads a tensor that was 0 in all samples"
+    return ""
+
+
+def _left_out(network: onnx.ModelProto, nodes: Collection[str]) -> list[onnx.NodeProto]:
+    """Which of the nodes read nothing from a DequantizeLinear."""
+    pairs = {name for node in network.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return [node for node in network.graph.node if node.name in nodes and not pairs & set(node.input)]
+
+
+def _weights_bytes(network: onnx.ModelProto) -> int:
+    sizes = {
+        kind: onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize for kind in TensorProto.DataType.values() if kind
+    }
+    return sum(math.prod(tensor.dims) * sizes[tensor.data_type] for tensor in network.graph.initializer)
+
+
+def _save(network: onnx.ModelProto, out: PathLike) -> None:
+    if network.ByteSize() > LARGEST_FILE:
+        raise ModelError(f"the quantised network has {network.ByteSize() / 1e9:.1f} GB, more than an ONNX file holds")
+    with atomic_path(out) as temporary:
+        onnx.save(network, temporary)
+        check(temporary)

@@ -1,0 +1,310 @@
+"""Measure which numbers the tensors of a network hold, and which of them 16 or 8 bits cannot hold."""
+
+import html
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from workbench.engine_cache import take_digest
+from workbench.errors import InputError
+from workbench.export.graph_edit import inferred_values, producers, reads, real_inputs
+from workbench.export.onnx_file import check, read
+from workbench.feeds import Feed
+from workbench.parity_report import Cells, count, html_table, text_table
+from workbench.precision.half_graph import BFLOAT16, FLOAT16
+from workbench.precision.observing import open_with_outputs, sized, tensor_groups
+from workbench.runners.base import check_feed
+
+FORMATS = {half.name: half.largest for half in (FLOAT16, BFLOAT16)}
+"""The largest finite number of each half float."""
+
+SMALLEST = 2.0**-25
+"""A float16 has no number nearer to a value of less magnitude than 0. Source: IEEE 754-2019, binary16."""
+
+INT8_STEPS = 254
+"""A symmetric int8 number rounds magnitudes below the 254th part of the largest to 0: half a step of 127."""
+
+SHOWN = 12
+HEADINGS = ("tensor", "operator", "smallest", "largest", "median magnitude", "0 in float16", "0 in int8", "float16")
+
+_BINS, _MANTISSA_BITS = 2048, 3
+_BLOCK = 1 << 20
+
+Feeds = Iterable[Feed | tuple[str, Feed]]
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """The numbers that one float32 tensor held.
+
+    Attributes:
+        name: of the tensor.
+        node: name of the node that writes it; empty for an input of the network.
+        operator: of that node.
+        minimum, maximum: of the finite values.
+        low, median, high: magnitudes below which 1 %, 50 % and 99.9 % of the values other than 0 lie, to 1/8 octave.
+        zeros: share of the values that are 0.
+        underflow: share of the others that float16 makes 0.
+        int8_lost: share of the others that int8 makes 0 when its 127 is the largest magnitude.
+        beyond: share of all values that float16 makes infinite.
+        not_finite: how many values were NaN or infinite in float32 already.
+    """
+
+    name: str
+    node: str
+    operator: str
+    minimum: float
+    maximum: float
+    low: float
+    median: float
+    high: float
+    zeros: float
+    underflow: float
+    int8_lost: float
+    beyond: float
+    not_finite: int = 0
+
+    @property
+    def absmax(self) -> float:
+        """The largest magnitude."""
+        return max(abs(self.minimum), abs(self.maximum))
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What `measure_ranges` found.
+
+    Attributes:
+        network: SHA-256 of the ONNX file, external data included.
+        samples: how many feeds were run.
+        tensors: every float32 tensor that depends on the feed, in the order of the graph.
+    """
+
+    network: str
+    samples: int
+    tensors: tuple[TensorRange, ...]
+
+    def overflows(self, name: str = "float16") -> dict[str, float]:
+        """The tensors that hold larger numbers than a format has, with their largest magnitude.
+
+        Args:
+            name: `"float16"` or `"bfloat16"`.
+        Raises:
+            InputError: another format.
+        """
+        if name not in FORMATS:
+            raise InputError(f"got the format {name!r}, expected {' or '.join(map(repr, FORMATS))}")
+        return {entry.name: entry.absmax for entry in self.tensors if entry.absmax > FORMATS[name]}
+
+    def check(self, source: str | os.PathLike[str]) -> None:
+        """Refuse another network than the one that was measured.
+
+        Raises:
+            InputError: the file is another one, or has changed.
+        """
+        network = take_digest(Path(source))
+        if network != self.network:
+            raise InputError(
+                f"got ranges of the network {self.network[:12]}, expected those of {Path(source).name}, which is "
+                f"{network[:12]}; measure this network: measure_ranges({Path(source).name!r}, feeds)"
+            )
+
+    def to_json(self) -> str:
+        """Return everything as JSON text."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: it is something else.
+        """
+        try:
+            content = json.loads(text)
+            known = [entry.name for entry in fields(TensorRange)]
+            tensors = tuple(TensorRange(**{name: item[name] for name in known}) for item in content["tensors"])
+            return cls(str(content["network"]), int(content["samples"]), tensors)
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"got text that holds no ranges ({error}); make it with measure_ranges(...)") from error
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        beyond = self.overflows()
+        start = f"{count(len(self.tensors), 'tensor')} on {count(self.samples, 'sample')}"
+        if not beyond:
+            largest = max(self.tensors, key=lambda entry: entry.absmax)
+            return f"{start}: all fit into float16, the largest value is {largest.absmax:,.4g} in {largest.name}."
+        first = next(entry for entry in self.tensors if entry.name in beyond)
+        return (
+            f"{start}: {len(beyond)} hold values that float16 makes infinite, the first is {first.name} "
+            f"({first.operator or 'input'}) with {first.absmax:,.0f}; float16 ends at 65,504."
+        )
+
+    def to_text(self) -> str:
+        """Write the verdict and the tensors with the largest values."""
+        return "\n".join([self.verdict, "", *text_table(HEADINGS, self._rows())]) + "\n"
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<div style="color:inherit"><b>{html.escape(self.verdict)}</b>{html_table(HEADINGS, self._rows())}</div>'
+        )
+
+    def _rows(self) -> list[Cells]:
+        largest = sorted(self.tensors, key=lambda entry: -entry.absmax)[:SHOWN]
+        return [
+            (
+                entry.name,
+                entry.operator or "input",
+                f"{entry.minimum:,.4g}",
+                f"{entry.maximum:,.4g}",
+                f"{entry.median:.2g}",
+                f"{entry.underflow:.2%}",
+                f"{entry.int8_lost:.2%}",
+                "overflow" if entry.absmax > FLOAT16.largest else "fits",
+            )
+            for entry in largest
+        ]
+
+
+def measure_ranges(source: str | os.PathLike[str], feeds: Feeds, *, progress: bool = True) -> Ranges:
+    """Run a network on samples and keep what numbers each of its float32 tensors held.
+
+    The tensors are fetched in groups that fit into `observing.BUDGET_BYTES` and only counted, so memory does not grow
+    with the samples. Tensors inside the bodies of If and Loop are not measured.
+
+    Args:
+        source: the `.onnx` file.
+        feeds: the samples: feeds, or (name, feed) pairs as `workbench.feeds.make_feeds` yields them.
+        progress: show a bar.
+    Returns:
+        The range of every tensor.
+    Raises:
+        ModelError: not a valid ONNX model, or one that ONNX Runtime does not run.
+        InputError: no feeds, or a network without float32 tensors.
+        FeedError: a feed that the network does not take.
+    """
+    specs = {spec.name: spec for spec in check(source).inputs}
+    model, observer = read(source), None
+    samples = 0
+    for item in tqdm(feeds, "measure ranges", unit="sample", leave=False, disable=not progress):
+        feed = item[1] if isinstance(item, tuple) else item
+        check_feed(specs, feed)
+        observer = observer or _Observer(Path(source), model, feed)
+        observer.add(feed)
+        samples += 1
+    if observer is None:
+        raise InputError("got no feeds, expected one at least; give samples, such as make_feeds(specs) yields")
+    return Ranges(take_digest(Path(source)), samples, tuple(observer.ranges(producers(model.graph))))
+
+
+class _Counts:
+    """What is kept of one tensor; the bins are the exponent and the first bits of the mantissa of float32."""
+
+    def __init__(self) -> None:
+        self.bins = np.zeros(_BINS, np.int64)
+        self.minimum, self.maximum = math.inf, -math.inf
+        self.beyond = self.not_finite = 0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        flat = np.ascontiguousarray(values).reshape(-1)
+        for start in range(0, flat.size, _BLOCK):
+            block = flat[start : start + _BLOCK]
+            finite = block[np.isfinite(block)]
+            self.not_finite += block.size - finite.size
+            if finite.size:
+                self.minimum, self.maximum = min(self.minimum, finite.min()), max(self.maximum, finite.max())
+            magnitudes = finite.view(np.uint32) & np.uint32(0x7FFFFFFF)
+            self.bins += np.bincount(magnitudes >> np.uint32(23 - _MANTISSA_BITS), minlength=_BINS)
+            if max(-self.minimum, self.maximum) > FLOAT16.largest:
+                with np.errstate(over="ignore"):
+                    self.beyond += int(np.isinf(finite.astype(np.float16)).sum())
+
+    def to_range(self, name: str, node: onnx.NodeProto | None) -> TensorRange:
+        total, filled = int(self.bins.sum()), self.bins.copy()
+        filled[0] = 0  # 0, and what is less than the smallest normal float32
+        others = max(int(filled.sum()), 1)
+        low, median, high = (_percentile(filled, share) for share in (0.01, 0.5, 0.999))
+        largest = max(abs(self.minimum), abs(self.maximum)) if total else 0.0
+        return TensorRange(
+            name=name,
+            node=(node.name or node.output[0]) if node else "",
+            operator=node.op_type if node else "",
+            minimum=float(self.minimum) if total else 0.0,
+            maximum=float(self.maximum) if total else 0.0,
+            low=low,
+            median=median,
+            high=min(high, float(largest)),
+            zeros=float(self.bins[0] / max(total, 1)),
+            underflow=float(filled[: _bin(SMALLEST)].sum() / others),
+            int8_lost=float(filled[: _bin(largest / INT8_STEPS)].sum() / others),
+            beyond=float(self.beyond / max(total, 1)),
+            not_finite=self.not_finite,
+        )
+
+
+class _Observer:
+    """The network with its inner tensors as outputs, and what was counted of each."""
+
+    def __init__(self, source: Path, model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> None:
+        values = inferred_values(sized(model, feed))
+        fed = {value.name for value in real_inputs(model.graph)}
+        names = [name for name in _depending(model.graph, fed) if _may_be_float(values.get(name))]
+        self._counts = {name: _Counts() for name in names}
+        inner = {name: values.get(name) or onnx.TypeProto.Tensor() for name in names if name not in fed}
+        self._sessions = [(group, open_with_outputs(model, source, group)) for group in tensor_groups(inner)]
+        self._given = [name for name in names if name in fed]
+
+    def add(self, feed: Mapping[str, NDArray[Any]]) -> None:
+        for name in self._given:
+            self._count(name, feed[name])
+        for names, session in self._sessions:
+            for name, values in zip(names, session.run(names, dict(feed)), strict=True):
+                self._count(name, values)
+
+    def ranges(self, writers: Mapping[str, onnx.NodeProto]) -> Iterator[TensorRange]:
+        seen = {name: kept for name, kept in self._counts.items() if kept.bins.any() or kept.not_finite}
+        if not seen:
+            raise InputError("got a network without float32 tensors, expected one that computes in float32")
+        yield from (kept.to_range(name, writers.get(name)) for name, kept in seen.items())
+
+    def _count(self, name: str, values: Any) -> None:
+        if isinstance(values, np.ndarray) and values.dtype == np.float32:
+            self._counts[name].add(values)
+
+
+def _depending(graph: onnx.GraphProto, fed: set[str]) -> Iterator[str]:
+    """The tensors whose values depend on what is fed, inputs first."""
+    found = set(fed)
+    yield from fed
+    for node in graph.node:
+        if node.op_type not in ("Shape", "Size") and not found.isdisjoint(reads(node)):
+            found.update(filter(None, node.output))
+            yield from filter(None, node.output)
+
+
+def _may_be_float(value: onnx.TypeProto.Tensor | None) -> bool:
+    return value is None or value.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED)
+
+
+def _bin(magnitude: float) -> int:
+    return int(np.float32(magnitude).view(np.uint32) >> (23 - _MANTISSA_BITS))
+
+
+def _percentile(bins: NDArray[np.int64], share: float) -> float:
+    """The upper end of the bin in which this share of all counted values is reached; 0 where nothing was counted."""
+    total = int(bins.sum())
+    if not total:
+        return 0.0
+    place = int(np.searchsorted(np.cumsum(bins), share * total))
+    return float(np.uint32((place + 1) << (23 - _MANTISSA_BITS)).view(np.float32))
