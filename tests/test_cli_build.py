@@ -81,8 +81,8 @@ def test_doctor_names_the_driver_and_what_each_flavour_can_do(monkeypatch, capsy
     monkeypatch.setattr(tensorrt_api, "available_flavours", lambda: ([full, rtx, lean], []))
     monkeypatch.setattr(tensorrt_api, "probe_driver", lambda: Driver(13000, (gpu,), ""))
     _, out, _ = run(capsys, "doctor")
-    assert "NVIDIA driver   for CUDA 13.0" in out
-    assert "GPU             NVIDIA H200, 144384 MiB, 9.0" in out
+    assert f"{'NVIDIA driver':<20}for CUDA 13.0" in out
+    assert "GPU                 NVIDIA H200, 144384 MiB, 9.0" in out
     assert "TensorRT 11.4: builds here; runs here" in out
     assert "builds here for sm75, sm80, sm86, sm89, sm120, sm121; TensorRT-RTX" in out
     assert "does not support this GPU" in out
@@ -95,10 +95,10 @@ def test_doctor_without_a_driver_says_what_still_works(monkeypatch, capsys):
     monkeypatch.setattr(tensorrt_api, "probe_driver", lambda: Driver(None, (), "no NVIDIA driver was found (x)"))
     status, out, _ = run(capsys, "doctor")
     assert status == 0
-    assert "NVIDIA driver   no NVIDIA driver was found" in out
+    assert f"{'NVIDIA driver':<20}no NVIDIA driver was found" in out
     assert "TensorRT 11.4: builds on a GPU only; a GPU is needed to run" in out
     monkeypatch.setattr(tensorrt_api, "available_flavours", lambda: ([], []))
-    assert "engines         no TensorRT is installed" in run(capsys, "doctor")[1]
+    assert f"{'engines':<20}no TensorRT is installed" in run(capsys, "doctor")[1]
 
 
 def test_doctor_names_a_tensorrt_whose_libraries_are_missing_and_exits_1(monkeypatch, capsys):

@@ -1,4 +1,6 @@
-"""The families of keras.applications through both exporters: answers on calibrated weights, and a real parser's build."""
+"""The families of keras.applications through both exporters: answers on calibrated weights, and a real build."""
+
+import functools
 
 import numpy as np
 import pytest
@@ -17,24 +19,21 @@ from workbench.street_scenes import generate_scene
 # measured 1e-7 to 6e-5 of the range of the logits. Swapped channels and a lost mean give 1e-1, see test_planted_faults.
 ROUNDING = 2e-4
 
-SIDE = 96
+SIDE = 128
 KERAS_3 = [
-    "ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "MobileNet", "MobileNetV3Small", "NASNetMobile",
-    "ResNet50V2", "Xception",
+    "ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "MobileNet", "MobileNetV3Small",
+    "NASNetMobile", "ResNet50V2", "Xception",
 ]  # fmt: skip
 BOTH = ["ResNet50", "InceptionV3", "MobileNetV2"]
-KERAS2ONNX_CONVERTS: list[str] = ["MobileNet", "DenseNet121", "ResNet50V2", "Xception"]
-KERAS2ONNX_REFUSES: dict[str, str] = {
-    "EfficientNetB0": "x",
-    "MobileNetV3Small": "x",
-    "NASNetMobile": "x",
-    "ConvNeXtTiny": "x",
-}
+KERAS2ONNX_CONVERTS = ["DenseNet121", "ResNet50V2", "Xception"]
+KERAS2ONNX_REFUSES = {"MobileNet": "x", "EfficientNetB0": "x", "MobileNetV3Small": "x", "ConvNeXtTiny": "x"}
 
 
-def photographs():
-    pictures = [rescale_image(picture, (SIDE, SIDE, 3)) for picture in resnet50.photographs().values()]
-    return (np.stack(pictures) / 127.5 - 1).astype(np.float32)
+@functools.cache
+def photographs(count=16):
+    """Squares cut from photographs, -1..1; batch norms need many, or a variance of nearly nothing blows up rounding."""
+    crops = resnet50.photograph_crops(count)
+    return np.stack([rescale_image(crop, (SIDE, SIDE, 3)) / 127.5 for crop in crops]).astype(np.float32)
 
 
 def classifier(keras, name):
@@ -43,6 +42,9 @@ def classifier(keras, name):
     shape = (SIDE, SIDE, 3)
     model = getattr(keras.applications, name)(weights=None, input_shape=shape, classes=10, classifier_activation=None)
     unet.calibrate(model, photographs())
+    for variable in model.weights:  # ConvNeXt starts with factors of 1e-6, which leave nearly nothing of its blocks
+        if variable.name == "gamma" and float(np.asarray(variable).max()) < 1e-3:
+            variable.assign(np.full(variable.shape, 0.3, np.float32))
     return model
 
 

@@ -48,3 +48,5 @@ def _write_negative_zero(model: onnx.ModelProto, node: onnx.NodeProto, constants
     model.graph.initializer.append(numpy_helper.from_array(np.array(-0.0, dtype), name))
     rest = list(node.input[3:])
     node.input[:] = [*node.input[:2], name, *rest]
+    if value is not None and not any(value.name in other.input for other in model.graph.node):
+        model.graph.initializer.remove(value)
