@@ -15,9 +15,9 @@ from workbench.images import rescale_image
 from workbench.models import fcn_vgg16, resnet50, unet
 from workbench.street_scenes import generate_scene
 
-# Float32 sums in another order, through up to 150 layers whose calibrated batch norms stretch each difference:
-# measured 1e-7 to 6e-5 of the range of the logits. Swapped channels and a lost mean give 1e-1, see test_planted_faults.
-ROUNDING = 2e-4
+# Float32 sums in another order, through up to 150 layers whose calibrated batch norms stretch each difference: measured
+# 1e-7 to 1.7e-4 of the range of the logits. Swapped channels and a lost mean give 1e-1, see test_planted_faults.
+ROUNDING = 5e-4
 
 SIDE = 128
 KERAS_3 = [
@@ -26,7 +26,12 @@ KERAS_3 = [
 ]  # fmt: skip
 BOTH = ["ResNet50", "InceptionV3", "MobileNetV2"]
 KERAS2ONNX_CONVERTS = ["DenseNet121", "ResNet50V2", "Xception"]
-KERAS2ONNX_REFUSES = {"MobileNet": "x", "EfficientNetB0": "x", "MobileNetV3Small": "x", "ConvNeXtTiny": "x"}
+KERAS2ONNX_REFUSES = {
+    "MobileNet": "wrote a graph that is not valid .*topologically sorted",
+    "MobileNetV3Small": "wrote a graph that is not valid .*topologically sorted",
+    "EfficientNetB0": "archived in 2020, cannot convert this model .*IdentityN:2 is disconnected",
+    "ConvNeXtTiny": "archived in 2020, cannot convert this model .*'str' object is not callable",
+}
 
 
 @functools.cache
@@ -43,7 +48,7 @@ def classifier(keras, name):
     model = getattr(keras.applications, name)(weights=None, input_shape=shape, classes=10, classifier_activation=None)
     unet.calibrate(model, photographs())
     for variable in model.weights:  # ConvNeXt starts with factors of 1e-6, which leave nearly nothing of its blocks
-        if variable.name == "gamma" and float(np.asarray(variable).max()) < 1e-3:
+        if 0 < np.abs(np.asarray(variable)).max() < 1e-4:
             variable.assign(np.full(variable.shape, 0.3, np.float32))
     return model
 
