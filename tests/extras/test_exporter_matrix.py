@@ -103,11 +103,3 @@ def test_keras2onnx_refuses_a_family_and_says_why(tmp_path, name):
     with pytest.raises(ExportError, match=KERAS2ONNX_REFUSES[name]) as caught:
         keras_to_onnx(classifier(load_tf_keras(), name), tmp_path / "m.onnx", exporter="keras2onnx", progress=False)
     assert "use exporter='tf2onnx'" in str(caught.value)
-
-
-def test_keras2onnx_refuses_a_swish_and_says_why(tmp_path):
-    keras = load_tf_keras()
-    vector = keras.Input((4,))
-    model = keras.Model(vector, keras.layers.Activation("swish")(keras.layers.Dense(3)(vector)))
-    with pytest.raises(ExportError, match="cannot convert this model .*; use exporter='tf2onnx'"):
-        keras_to_onnx(model, tmp_path / "m.onnx", exporter="keras2onnx", progress=False)
