@@ -2,8 +2,11 @@
 
 import importlib
 import os
+import subprocess
 import sys
+import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -254,3 +257,64 @@ def test_random_small_networks_keep_their_answers(model):
     for seed in (0, 1):
         x = random_input((2, 8, 10, 3), seed)
         assert relative_error(run_onnx(converted, x), np.asarray(model(x, training=False))) < 1e-4
+
+
+def test_a_scalar_added_to_a_convolution_converts_quickly_and_without_transposes(capsys):
+    keras = load_keras()
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, use_bias=False)(image) + 3.0
+    model = randomise(keras.Model(image, keras.layers.GlobalMaxPooling2D()(keras.layers.ReLU(6)(x * 0.2))))
+    converted = convert_here(model)
+    assert "note" not in capsys.readouterr().out
+    x = random_input((2, 8, 8, 3))
+    assert relative_error(run_onnx(converted, x), np.asarray(model(x, training=False))) < ROUNDING
+
+
+def test_where_the_quick_way_fails_the_public_functions_convert_and_it_is_said(monkeypatch, capsys):
+    def fail(graph):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(fast_tf2onnx, "_give_scalars_an_axis", fail)
+    model = mixed_network()
+    converted = convert_here(model)
+    assert "note: the quick way through tf2onnx failed (no such thing)" in capsys.readouterr().out
+    x = random_input((2, 16, 24, 3), scale=60)
+    assert relative_error(run_onnx(converted, x), np.asarray(model(x, training=False))) < ROUNDING
+
+
+def test_a_grouped_convolution_and_an_exact_gelu_convert():
+    keras = load_keras()
+    image = keras.Input((8, 8, 4))
+    x = keras.layers.Conv2D(8, 3, groups=2, padding="same")(image)
+    model = randomise(keras.Model(image, keras.layers.Dense(3)(keras.layers.Activation("gelu")(x))))
+    operators = Counter(node.op_type for node in convert_here(model).graph.node)
+    assert operators["Erf"] == 1
+    x = random_input((2, 8, 8, 4))
+    assert relative_error(run_onnx(convert_here(model), x), np.asarray(model(x, training=False))) < ROUNDING
+
+
+WAITING = """
+import time
+from workbench.export.tf2onnx_process import Tf2onnxProcess
+process = Tf2onnxProcess()
+print(process._child.pid, flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="looks a process up as Linux and macOS do")
+def test_the_child_ends_when_its_parent_is_killed():
+    parent = subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{child}/stat").exists() and ") Z " in Path(f"/proc/{child}/stat").read_text():
+            return  # it has ended, and nobody has asked how
+        time.sleep(0.2)
+    pytest.fail("the child still runs")

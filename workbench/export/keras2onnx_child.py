@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from workbench.environment import load_tensorflow, load_tf_keras
-from workbench.errors import WorkbenchError
+from workbench.errors import ExportError, ModelError, WorkbenchError
 from workbench.export.conversion_process import say
 from workbench.export.freezing import first_line
 from workbench.export.keras2onnx_stack import import_keras2onnx
@@ -43,7 +43,11 @@ def convert(order: dict[str, Any]) -> None:
     say("step", "write the file")
     onnx.save(converted, order["onnx"])
     say("step", "check the graph")
-    check(order["onnx"])
+    try:
+        check(order["onnx"])
+    except ModelError as error:
+        reason = first_line(error.__cause__ or error)
+        raise ExportError(f"keras2onnx wrote a graph that is not valid ({reason}); use exporter='tf2onnx'") from error
 
 
 def main() -> int:

@@ -68,7 +68,7 @@ def _check_model(model: Any) -> None:
         raise ExportError(f"keras2onnx needs a functional or Sequential model, {name!r} is a subclass; {_OTHER}")
     for layer in _all_layers(model):
         own = type(layer).__module__.startswith("tf_keras.")
-        if not own or type(layer).__name__ in ("Lambda", "TFOpLambda", "SlicingOpLambda"):
+        if not own or type(layer).__name__ == "Lambda":
             raise ExportError(
                 f"keras2onnx runs in a process of its own, which does not get code, and the layer {layer.name!r} "
                 f"({type(layer).__name__}) is code; {_OTHER}, which converts it here"

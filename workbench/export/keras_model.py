@@ -146,7 +146,7 @@ def tf2onnx_command(
     *,
     opset: int = OPSET,
 ) -> str:
-    """Return the tf2onnx command line that does what `pb_to_onnx` does, but for the batch name and the Resize fix."""
+    """Return the tf2onnx command line that does what `pb_to_onnx` does, but for its names and repairs."""
     tensors = [",".join(f"{name}:0" for name in names) for names in (inputs, outputs)]
     command = ["python", "-m", "tf2onnx.convert", "--graphdef", str(pb_path), "--output", str(onnx_path)]
     command += ["--inputs", tensors[0], "--outputs", tensors[1], "--opset", str(opset)]

@@ -38,7 +38,10 @@ def _pads_with_zero(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]
     value = node.input[2] if len(node.input) > 2 else ""
     if mode != b"constant" or (value and value not in constants):
         return False
-    return not value or not numpy_helper.to_array(constants[value]).any()
+    if not value:
+        return True
+    number = numpy_helper.to_array(constants[value])
+    return not number.any() and not np.signbit(number).any()
 
 
 def _write_negative_zero(model: onnx.ModelProto, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> None:
@@ -48,3 +51,5 @@ def _write_negative_zero(model: onnx.ModelProto, node: onnx.NodeProto, constants
     model.graph.initializer.append(numpy_helper.from_array(np.array(-0.0, dtype), name))
     rest = list(node.input[3:])
     node.input[:] = [*node.input[:2], name, *rest]
+    if value is not None and not any(value.name in other.input for other in model.graph.node):
+        model.graph.initializer.remove(value)

@@ -12,6 +12,7 @@ from workbench.errors import FeedError, InputError
 
 BACKEND_NAMES = {
     "keras": "Keras",
+    "tf_keras": "tf_keras",
     "tensorflow": "TensorFlow",
     "torch": "PyTorch",
     "onnxruntime": "ONNX Runtime",

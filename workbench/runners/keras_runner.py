@@ -29,7 +29,7 @@ class KerasRunner(Runner):
             return tf.nest.flatten(model(tensors[0] if len(tensors) == 1 else tensors, training=False))
 
         self._tf, self._forward = tf, forward
-        info = RunnerInfo("keras", _keras_version(model), f"TensorFlow, {_device(tf)}")
+        info = RunnerInfo(*_keras(model), f"TensorFlow, {_device(tf)}")
         super().__init__(info, _specs(inputs, model.inputs), _specs(outputs, model.outputs))
 
     def _infer(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -73,11 +73,10 @@ def _specs(names: tuple[str, ...], tensors: list[Any]) -> dict[str, TensorSpec]:
     }
 
 
-def _keras_version(model: Any) -> str:
-    """Return the version of the Keras that made a model; that of tf_keras is named as such."""
-    if is_tf_keras(model):
-        return f"tf_keras {require_backend('tf_keras', 'classic').__version__}"
-    return require_backend("keras", "keras").__version__
+def _keras(model: Any) -> tuple[str, str]:
+    """Return the name and version of the Keras that made a model."""
+    name, extra = ("tf_keras", "classic") if is_tf_keras(model) else ("keras", "keras")
+    return name, require_backend(name, extra).__version__
 
 
 def _device(tf: Any) -> str:

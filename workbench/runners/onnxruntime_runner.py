@@ -17,7 +17,7 @@ from workbench.runners.base import Runner, RunnerInfo
 from workbench.tensorrt_api import require_gpu
 
 FLOAT8 = frozenset({onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2})
-"""ONNX Runtime 1.31 refuses float8 pairs at its highest optimisation, or answers wrongly; at the basic one it is right."""
+"""At full optimisation ONNX Runtime 1.31 refuses these types or answers wrongly; at the basic one it is right."""
 
 
 class OnnxRuntimeRunner(Runner):
