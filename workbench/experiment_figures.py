@@ -41,7 +41,8 @@ def pareto_figure(rows: Sequence[Row], x: str = "ms_per_image", y: str = "error"
         x: a column of `AXES`.
         y: another one.
     Returns:
-        A figure, 10 inches wide. Hollow points were not computed in the precision's own arithmetic.
+        A figure, 10 inches wide. Hollow points were not computed in the precision's own arithmetic. One point of
+        each precision on the front has its name.
     Raises:
         InputError: no row has both columns, or rows of several networks or sizes.
     """
@@ -54,7 +55,8 @@ def pareto_figure(rows: Sequence[Row], x: str = "ms_per_image", y: str = "error"
     for row in shown:
         _draw_point(axes, row, (_height(row, x), _height(row, y)))
     several = len({row.where for row in shown}) > 1
-    for place, row in enumerate(best):
+    named = {(row.precision, row.where): row for row in best}  # the points of one precision lie close together
+    for place, row in enumerate(named.values()):
         name = f", {row.runner.split(' (')[0]}" if several else ""
         axes.annotate(f"{row.precision}, batch {row.batch}{name}", (_height(row, x), _height(row, y)),
                       (7, -15 if place % 2 else 7), textcoords="offset points", fontsize=TEXT_PT)  # fmt: skip

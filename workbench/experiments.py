@@ -29,9 +29,12 @@ from workbench.experiment_rows import (
 )
 from workbench.files import make_folder
 from workbench.precision.typed import PRECISIONS, TYPE_OF
+from workbench.precision_sweep import precision_sweep
 from workbench.tensorrt_api import probe_driver
 
-__all__ = ["BACKENDS", "Point", "Row", "grid", "judge", "load_recording", "load_rows", "run_grid"]
+__all__ = [
+    "BACKENDS", "Point", "Row", "grid", "judge", "load_recording", "load_rows", "precision_sweep", "run_grid",
+]  # fmt: skip
 
 DEVICES = {"onnxruntime": "cpu", "onnxruntime-cuda": "cuda", "keras": "cpu", "tensorrt": "cuda"}
 """The backends, and where each one's memory is measured."""

@@ -53,7 +53,8 @@ class Histogram:
             self.counts[0] += flat.size
             return
         for start in range(0, flat.size, _BLOCK):  # small blocks stay in the processor's cache
-            places = np.abs(flat[start : start + _BLOCK], dtype=np.float32) * np.float32(BINS / self.limit)
+            # float64, for the smallest float32 limits have no finite inverse in float32
+            places = np.abs(flat[start : start + _BLOCK], dtype=np.float64) * (BINS / self.limit)
             found = np.minimum(places.astype(np.int32), BINS - 1)
             self.counts += np.bincount(found, minlength=BINS)
 
