@@ -101,7 +101,8 @@ def _add_convert(commands: argparse._SubParsersAction, common: argparse.Argument
     )
     parser.add_argument(
         "model",
-        help=".keras, .h5, SavedModel, .pb, TensorFlow 1 checkpoint, PyTorch .pt2, or: resnet50, fcn_vgg16, unet",
+        help=".keras, .h5, SavedModel, .pb, TensorFlow 1 checkpoint, PyTorch .pt2, .onnx to mend, or: resnet50, "
+        "fcn_vgg16, unet",
     )
     parser.add_argument("output", type=Path, help="the .onnx file to write")
     for ends in ("inputs", "outputs"):
