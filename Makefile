@@ -8,7 +8,7 @@ RTX_STAMP := $(VENV)/.rtx
 EXTRAS_STAMP := $(VENV)/.extras
 # The extras whose packages requirements.txt pins, and those of requirements-extras.txt.
 PINNED := keras classic lab dev
-PINNED_EXTRAS := torch routes
+PINNED_EXTRAS := torch routes modelopt
 UV ?= uv
 # The Python of the GPU tests: a machine with a GPU may bring its own CUDA packages.
 GPU_PYTHON ?= $(BIN)/python
@@ -29,7 +29,7 @@ test: $(STAMP) ## Run the tests; with TensorRT-RTX (make rtx), and in CI, also f
 	@[ -e $(RTX_STAMP) ] || echo "no TensorRT-RTX (make rtx): the tests that build engines are skipped, coverage is not judged"
 	$(BIN)/python -m pytest $(if $(CI)$(wildcard $(RTX_STAMP)),--cov) --durations=10 $(ARGS)
 
-test-extras: $(EXTRAS_STAMP) $(RTX_STAMP) ## Run the matrix of networks and exporters (installs PyTorch, ncnn, TVM and TensorRT-RTX)
+test-extras: $(EXTRAS_STAMP) $(RTX_STAMP) ## Run the matrix of networks and exporters (installs PyTorch, ncnn, TVM, Model Optimizer and TensorRT-RTX)
 	$(BIN)/python -m pytest --durations=10 tests/extras $(ARGS)
 
 extras: $(EXTRAS_STAMP) ## Also install PyTorch, ncnn and TVM, for the PyTorch cells of notebook 04
@@ -61,7 +61,7 @@ pins: ## Resolve requirements.txt again after a change in pyproject.toml (needs 
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file requirements-rtx.txt $(ARGS)
 	$(UV) pip compile pyproject.toml --universal --python-version 3.11 $(PINNED_EXTRAS:%=--extra %) \
 		--constraint requirements.txt --no-header --no-annotate --no-emit-index-url --no-emit-find-links $(ARGS) \
-		| grep -vE '^(nvidia-|cuda-|triton)' > requirements-extras.txt
+		| grep -vE '^(nvidia-(cu|nc|nv)|cuda-|triton)' > requirements-extras.txt
 
 clean: ## Remove the environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -6,7 +6,7 @@ import pytest
 
 BACKENDS = (
     "tensorflow", "keras", "tf_keras", "tf2onnx", "keras2onnx", "segmentation_models", "tf_slim",
-    "torch", "onnxscript", "onnxslim", "pnnx", "ncnn", "tvm", "tensorrt_rtx",
+    "torch", "onnxscript", "onnxslim", "pnnx", "ncnn", "tvm", "modelopt", "tensorrt_rtx",
 )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """NVIDIA's Model Optimizer in its child process, on the demonstration network."""
 
-import importlib.util
 from collections import Counter
 
 import numpy as np
@@ -15,10 +14,6 @@ from workbench.feeds import make_feeds
 from workbench.models import fcn_vgg16
 from workbench.precision.calibration import calibrate
 from workbench.precision.quantize import quantize_fp8, quantize_int8
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("modelopt") is None, reason="pip install -e '.[modelopt]' installs nvidia-modelopt"
-)
 
 
 @pytest.fixture(scope="module")
