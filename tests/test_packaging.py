@@ -177,7 +177,11 @@ def test_all_files_pin_the_same_versions(environment, file):
 
 def test_pytorch_s_gigabytes_are_installed_only_when_asked_for():
     assert not {"torch", "pnnx", "ncnn", "apache-tvm"} & {pin.name for pin in pins()}
-    assert not [pin.name for pin in pins("requirements-extras.txt") if pin.name.startswith(("nvidia-cu", "nvidia-nccl", "triton"))]
+    assert not [
+        pin.name
+        for pin in pins("requirements-extras.txt")
+        if pin.name.startswith(("nvidia-cu", "nvidia-nccl", "triton"))
+    ]
     assert "make test-extras" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")  # CI asks
 
 
