@@ -156,6 +156,21 @@ def _add_build(commands: argparse._SubParsersAction, common: argparse.ArgumentPa
         help="shapes of dynamic inputs, such as input=1x3x224x224,4x3x224x224,8x3x224x224 (default: batch 1, 4, 8)",
     )
     parser.add_argument("--targets", nargs="+", metavar="SM", help="ahead of time, such as: sm89 sm120 (RTX only)")
+    _add_build_precision(parser)
+    parser.add_argument("--flavour", help="tensorrt or tensorrt_rtx (default: the first that is installed)")
+    parser.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="a plan that newer versions and the lean runtime load; it carries host code (full TensorRT only)",
+    )
+    parser.add_argument("--workspace-mib", type=int, default=1024, metavar="N", help="scratch memory (default: 1024)")
+    parser.add_argument("--timeout", type=float, metavar="S", help="end the build after this many seconds")
+    parser.add_argument("--no-cache", action="store_true", help="build even if the same engine was built before")
+    parser.add_argument("--show-commands", action="store_true", help="also print the trtexec and polygraphy lines")
+    parser.set_defaults(run=_build)
+
+
+def _add_build_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default="fp32",
@@ -169,17 +184,6 @@ def _add_build(commands: argparse._SubParsersAction, common: argparse.ArgumentPa
         "--preprocess", choices=_PREPROCESSINGS, default="unit", help="pictures to inputs, as in verify (default: unit)"
     )
     parser.add_argument("--keep", nargs="+", default=[], metavar="NODE", help="nodes that stay float32")
-    parser.add_argument("--flavour", help="tensorrt or tensorrt_rtx (default: the first that is installed)")
-    parser.add_argument(
-        "--version-compatible",
-        action="store_true",
-        help="a plan that newer versions and the lean runtime load; it carries host code (full TensorRT only)",
-    )
-    parser.add_argument("--workspace-mib", type=int, default=1024, metavar="N", help="scratch memory (default: 1024)")
-    parser.add_argument("--timeout", type=float, metavar="S", help="end the build after this many seconds")
-    parser.add_argument("--no-cache", action="store_true", help="build even if the same engine was built before")
-    parser.add_argument("--show-commands", action="store_true", help="also print the trtexec and polygraphy lines")
-    parser.set_defaults(run=_build)
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -233,6 +237,13 @@ fixed, and an engine where one can be built and run."""
         "--spatial", nargs=2, type=int, metavar=("H", "W"), help="pixels, for a model that leaves them open"
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the files that are made on the way")
+    _add_verify_precision(parser)
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the error over depth (.png), if they differ")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
+    parser.set_defaults(run=_verify)
+
+
+def _add_verify_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         type=_names,
@@ -244,9 +255,6 @@ fixed, and an engine where one can be built and run."""
         "--max-miou-drop", type=float, metavar="X", help="with --precision: mIoU that may be lost (default: 0.01)"
     )
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="scales of 8 bits; with --precision")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the error over depth (.png), if they differ")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
-    parser.set_defaults(run=_verify)
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -6,11 +6,11 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from workbench.errors import ExportError
+from workbench.errors import ExportError, WorkbenchError
 
 
 class ConversionProcess:
@@ -91,3 +91,33 @@ def _failure(status: int, log: str) -> str:
 def say(kind: str, text: str) -> None:
     """Print a line for the parent, in the child."""
     print(f"{kind}: {text}", flush=True)
+
+
+def serve_order(
+    work: Callable[[dict[str, Any]], None],
+    explain: Callable[[Exception], str],
+    prepare: Callable[[], object] = lambda: None,
+) -> int:
+    """Carry out what standard input orders, in the child.
+
+    Args:
+        work: carries out one order.
+        explain: the sentence for an error that is not of this package.
+        prepare: what can be done before the order comes.
+    Returns:
+        The exit status; the last line of standard error is the reason of a failure.
+    """
+    try:
+        prepare()
+        line = sys.stdin.readline()
+        if line:
+            work(json.loads(line))
+    except KeyboardInterrupt:
+        return 130
+    except WorkbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return 1
+    return 0

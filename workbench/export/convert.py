@@ -67,10 +67,23 @@ def convert(
     if exporter == "keras2onnx":
         if inputs or outputs or pb_path is not None:
             raise InputError("keras2onnx makes no frozen graph; leave inputs, outputs and pb out")
-        keras_to_onnx(
-            open_tf_keras_model(source), path, exporter=exporter, spatial=spatial, opset=opset, progress=progress
-        )
+        model = open_tf_keras_model(source)
+        keras_to_onnx(model, path, exporter=exporter, spatial=spatial, opset=opset, progress=progress)
         return f"{check(path).to_text()}\nwritten {path}"
+    return _convert_graph(source, path, spatial, inputs, outputs, opset, pb_path, progress)
+
+
+def _convert_graph(
+    source: Any,
+    path: str | os.PathLike[str],
+    spatial: tuple[int, int] | None,
+    inputs: Sequence[str] | None,
+    outputs: Sequence[str] | None,
+    opset: int,
+    pb_path: str | os.PathLike[str] | None,
+    progress: bool,
+) -> str:
+    """Freeze a Keras or TensorFlow network and convert it with tf2onnx, which starts meanwhile."""
     with Tf2onnxProcess() as process, tqdm(total=5, unit="step", leave=False, disable=not progress) as bar:
         bar.set_description("open and freeze the model")
         frozen = freeze_model(open_model(source, inputs=inputs, outputs=outputs), spatial=spatial)

@@ -4,7 +4,6 @@
 weights, the names its ends shall have, the opset, and the file to write.
 """
 
-import json
 import sys
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy as np
 import onnx
 
 from workbench.environment import load_tensorflow, load_tf_keras
-from workbench.errors import ExportError, ModelError, WorkbenchError
-from workbench.export.conversion_process import say
+from workbench.errors import ExportError, ModelError
+from workbench.export.conversion_process import say, serve_order
 from workbench.export.freezing import first_line
 from workbench.export.keras2onnx_stack import import_keras2onnx
 from workbench.export.onnx_file import check
@@ -52,23 +51,12 @@ def convert(order: dict[str, Any]) -> None:
 
 def main() -> int:
     """Convert what standard input orders; the last line of standard error is the reason of a failure."""
-    try:
-        line = sys.stdin.readline()
-        if line:
-            convert(json.loads(line))
-    except KeyboardInterrupt:
-        return 130
-    except WorkbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        print(
-            f"error: keras2onnx, archived in 2020, cannot convert this model ({reason}); use exporter='tf2onnx'",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    return serve_order(convert, _explain)
+
+
+def _explain(error: Exception) -> str:
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    return f"keras2onnx, archived in 2020, cannot convert this model ({reason}); use exporter='tf2onnx'"
 
 
 if __name__ == "__main__":

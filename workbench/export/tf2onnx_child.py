@@ -5,7 +5,6 @@ its ends, the opset, and the file to write.
 """
 
 import gc
-import json
 import os
 import sys
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import Any
 import onnx
 
 from workbench.environment import load_tensorflow
-from workbench.errors import WorkbenchError
-from workbench.export.conversion_process import say
+from workbench.export.conversion_process import say, serve_order
 from workbench.export.fast_tf2onnx import graph_to_onnx
 from workbench.export.freezing import first_line
 from workbench.export.graph_weights import LARGE_GRAPH_BYTES, read_weights
@@ -64,21 +62,12 @@ def main() -> int:
     # TensorFlow loads Keras and Matplotlib behind it; a conversion needs neither.
     sys.modules.update({"keras.src": None, "tf_keras.src": None})  # type: ignore[dict-item]
     gc.disable()
-    try:
-        say("step", "start TensorFlow")
-        load_tensorflow()
-        line = sys.stdin.readline()
-        if line:
-            convert(json.loads(line))
-    except KeyboardInterrupt:
-        return 130
-    except WorkbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        print(f"error: tf2onnx cannot convert this graph: {first_line(error)}", file=sys.stderr)
-        return 1
-    return 0
+    return serve_order(convert, lambda error: f"tf2onnx cannot convert this graph: {first_line(error)}", _start)
+
+
+def _start() -> None:
+    say("step", "start TensorFlow")
+    load_tensorflow()
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@
 and of the result, the precision, and the names of the nodes that may be quantised.
 """
 
-import json
 import re
 import sys
 from typing import Any
 
 import numpy as np
 
-from workbench.errors import WorkbenchError
+from workbench.export.conversion_process import serve_order
 from workbench.export.freezing import first_line
 from workbench.optional import require_backend
 
@@ -37,21 +36,12 @@ def quantise(order: dict[str, Any]) -> None:
 
 def main() -> int:
     """Quantise what standard input orders; the last line of standard error is the reason of a failure."""
-    try:
-        line = sys.stdin.readline()
-        if line:
-            quantise(json.loads(line))
-    except KeyboardInterrupt:
-        return 130
-    except WorkbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        advice = "use backend='onnxruntime'"
-        print(f"error: nvidia-modelopt cannot quantise this network ({reason}); {advice}", file=sys.stderr)
-        return 1
-    return 0
+    return serve_order(quantise, _explain)
+
+
+def _explain(error: Exception) -> str:
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    return f"nvidia-modelopt cannot quantise this network ({reason}); use backend='onnxruntime'"
 
 
 if __name__ == "__main__":
