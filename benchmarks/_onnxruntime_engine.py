@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU in the shape of an engine, so that `workbench.inference` can run it where TensorRT is missing.
+"""ONNX Runtime on a GPU shaped like an engine, so that `workbench.engine.inference` runs it without TensorRT.
 
 It shows what our buffers do on a real GPU. It is ONNX Runtime, and says nothing about TensorRT.
 """
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from workbench.export.onnx_graph import check
-from workbench.runners.onnxruntime_runner import prepare_cuda
+from workbench.onnx_graph.file import check
+from workbench.onnx_graph.session import prepare_cuda
 
 
 class OnnxRuntimeEngine:
@@ -43,7 +43,7 @@ class OnnxRuntimeEngine:
 
 
 class OnnxRuntimeContext:
-    """The four methods of an execution context that `workbench.inference` calls, through I/O binding."""
+    """The four methods of an execution context that `workbench.engine.inference` calls, through I/O binding."""
 
     def __init__(self, engine: OnnxRuntimeEngine) -> None:
         self.engine, self.session, self.binding = engine, None, None
@@ -100,7 +100,7 @@ class CopyEngine:
     def __init__(self, nbytes: int, largest: int = 8) -> None:
         from cuda.bindings import runtime
 
-        from workbench.runners.base import TensorSpec
+        from workbench.core.contract import TensorSpec
 
         self.cuda = runtime
         self.inputs = {"input": TensorSpec("input", (None, nbytes), "uint8")}

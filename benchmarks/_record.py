@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from workbench.files import atomic_path, make_folder
+from workbench.core.files import atomic_path, make_folder
 
 RESULTS = Path(__file__).parent / "results"
 

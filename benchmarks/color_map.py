@@ -18,7 +18,7 @@ from _record import write_record  # noqa: E402
 from cityscapesscripts.helpers.labels import id2label, trainId2label  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from workbench.cityscapes import argmax_classes, color_map  # noqa: E402
+from workbench.pictures.cityscapes import argmax_classes, color_map  # noqa: E402
 
 HEIGHT, WIDTH, CHANNELS = 512, 1024, 20
 

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _record import write_record
 
-from workbench.engine import build_engine
-from workbench.environment import load_keras
+from workbench.core.packages import load_keras
+from workbench.engine.build import build_engine
 from workbench.export.keras_model import keras_to_onnx
 from workbench.models import fcn_vgg16
 
@@ -26,7 +26,7 @@ RUNS = 20
 OPTIONS: dict[str, Any] = {"flavour": "tensorrt_rtx", "workspace_bytes": 1 << 30, "progress": False}
 NEW_PROCESS = """
 import sys, time
-from workbench.engine import build_engine
+from workbench.engine.build import build_engine
 start = time.perf_counter()
 build_engine(sys.argv[1], flavour="tensorrt_rtx", workspace_bytes=1 << 30, progress=False)
 print((time.perf_counter() - start) * 1e3)

@@ -30,7 +30,7 @@ MEMORY_LIMIT_GIB = 16
 
 def work(network: str, way: str, path: str) -> None:
     """Build a network, wait for the word, convert it and print the seconds; in a child process."""
-    from workbench.environment import load_keras
+    from workbench.core.packages import load_keras
     from workbench.export.keras_model import keras_to_onnx
     from workbench.models import fcn_vgg16
 

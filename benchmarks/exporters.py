@@ -19,20 +19,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import onnxruntime
 from _record import write_rows
+from street_scenes import generate_scene
 
-from workbench.environment import load_tf_keras
+from workbench.core.packages import load_tf_keras
 from workbench.export.keras_model import EXPORTERS, keras_to_onnx
-from workbench.export.onnx_file import check
-from workbench.images import rescale_image
-from workbench.models import fcn_vgg16, resnet50, unet
-from workbench.street_scenes import generate_scene
+from workbench.models import fcn_vgg16, unet
+from workbench.onnx_graph.file import check
+from workbench.pictures.images import photographs, rescale_image
 
 STREET_SIZE = (256, 512)
 
 
-def photographs(height: int, width: int) -> np.ndarray:
+def photograph_batch(height: int, width: int) -> np.ndarray:
     """scikit-image's photographs as one batch: (4, height, width, 3) float32, -1..1."""
-    pictures = [rescale_image(picture, (height, width, 3)) for picture in resnet50.photographs().values()]
+    pictures = [rescale_image(picture, (height, width, 3)) for picture in photographs().values()]
     return (np.stack(pictures) / 127.5 - 1).astype(np.float32)
 
 

@@ -20,11 +20,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _record import write_record
+from street_scenes import generate_scene
 
-from workbench.cityscapes import confusion_matrix, mean_iou
-from workbench.files import make_folder
-from workbench.images import load_image, sub_mean_chw
-from workbench.street_scenes import generate_scene
+from workbench.core.files import make_folder
+from workbench.pictures.cityscapes import confusion_matrix, mean_iou
+from workbench.pictures.images import load_image, sub_mean_chw
 
 UNSEEN = 1_000_000
 CALIBRATION_SCENES = 64
@@ -59,10 +59,12 @@ def frames(folder: Path, part: str = "val") -> Iterator[Sample]:
 
 def make(folder: Path, camvid: Path | None) -> None:
     """Convert both networks, and calibrate them on pictures that are not judged later."""
-    from workbench.environment import load_keras
+    from workbench.core.packages import load_keras
     from workbench.export.keras_model import keras_to_onnx
     from workbench.models import fcn_vgg16
-    from workbench.precision import calibrate, quantize_int8, to_fp16
+    from workbench.precision.calibration import calibrate
+    from workbench.precision.half import to_fp16
+    from workbench.precision.quantize import quantize_int8
 
     keras = load_keras()
     data: dict[str, tuple[tuple[int, int], list[np.ndarray]]] = {
@@ -89,7 +91,7 @@ def judge(path: Path, tf32: str, samples: list[Sample], references: list[np.ndar
     """Run one file on all samples; the first file's logits become the references."""
     import onnxruntime
 
-    from workbench.runners.onnxruntime_runner import prepare_cuda
+    from workbench.onnx_graph.session import prepare_cuda
 
     providers: list[Any] = ["CPUExecutionProvider"]
     if not cpu:
@@ -140,7 +142,7 @@ def main() -> None:
             results[weights][name] = {"arithmetic": arithmetic, **row, "mean_iou_change_points": change}
             print(weights, name, results[weights][name], flush=True)
     if not arguments.cpu:
-        from workbench.tensorrt_api import probe_driver
+        from workbench.core.driver import probe_driver
 
         gpu = probe_driver().gpus[0].name
         write_record("gpu_accuracy", {"gpu": gpu, "networks": results}, ("numpy", "onnxruntime-gpu"))

@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from _onnxruntime_engine import OnnxRuntimeEngine
 from _record import write_record
 
-from workbench.device_memory import open_memory
-from workbench.export.onnx_graph import check
-from workbench.inference import Buffers, allocate_buffers, do_inference
-from workbench.runners.onnxruntime_runner import prepare_cuda, providers
-from workbench.tensorrt_api import probe_driver
+from workbench.core.driver import probe_driver
+from workbench.engine.inference import Buffers, allocate_buffers, do_inference
+from workbench.engine.memory import open_memory
+from workbench.onnx_graph.file import check
+from workbench.onnx_graph.session import prepare_cuda, providers
 
 Answers = dict[str, np.ndarray]
 

@@ -34,12 +34,12 @@ from _networks import save_fcn8s
 from _onnxruntime_engine import OnnxRuntimeEngine
 from _record import write_record
 
-from workbench.errors import DeviceError
-from workbench.export.onnx_graph import fuse_argmax, fuse_preprocessing
-from workbench.images import sub_mean_chw
-from workbench.inference import Buffers, allocate_buffers, do_inference
-from workbench.runners.onnxruntime_runner import prepare_cuda
-from workbench.tensorrt_api import probe_driver
+from workbench.core.driver import probe_driver
+from workbench.core.errors import DeviceError
+from workbench.engine.inference import Buffers, allocate_buffers, do_inference
+from workbench.onnx_graph.fuse import fuse_argmax, fuse_preprocessing
+from workbench.onnx_graph.session import prepare_cuda
+from workbench.pictures.images import sub_mean_chw
 
 OPERATORS = ("ArgMax", "MaxPool")
 LARGEST_DISAGREEMENT = 0.05

@@ -26,7 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from _networks import save_fcn8s, save_resnet50
 
-from workbench.experiment_rows import (
+from workbench.core.contract import RunnerInfo
+from workbench.core.driver import probe_driver
+from workbench.core.files import make_folder
+from workbench.measure.rows import (
     FAILED,
     RECORDINGS,
     Row,
@@ -38,10 +41,7 @@ from workbench.experiment_rows import (
     relative_l2,
     time_columns,
 )
-from workbench.files import make_folder
-from workbench.runners.base import RunnerInfo
-from workbench.runners.onnxruntime_runner import prepare_cuda
-from workbench.tensorrt_api import probe_driver
+from workbench.onnx_graph.session import prepare_cuda
 
 PRECISIONS = ("fp32", "tf32", "fp16")
 ARITHMETIC = {

@@ -22,14 +22,13 @@ import onnx
 from _record import write_record
 from onnx import helper, numpy_helper
 from PIL import Image
+from street_scenes import generate_scene
 
-from workbench.cityscapes import color_map
-from workbench.demo import segmentation_answer
-from workbench.images import list_images, load_image
-from workbench.pipeline import segment_folder
-from workbench.runners import Runner
-from workbench.street_network import open_street_network, segment_image
-from workbench.street_scenes import generate_scene
+from workbench.cli.segment import open_street_network, segment_folder, segment_image
+from workbench.core.contract import Runner
+from workbench.models.fcn_vgg16 import segmentation_answer
+from workbench.pictures.cityscapes import color_map
+from workbench.pictures.images import list_images, load_image
 
 SIZE = (1024, 2048)
 SEEDS = tuple(range(1_000_000, 1_000_004))
@@ -160,7 +159,7 @@ def main() -> None:
 
 def convert(path: Path) -> Path:
     """Convert the demonstration network, in a child process: TensorFlow would be in this one's memory."""
-    subprocess.run([sys.executable, "-m", "workbench.cli", "convert", "fcn_vgg16", str(path)], check=True)
+    subprocess.run([sys.executable, "-m", "workbench.cli.main", "convert", "fcn_vgg16", str(path)], check=True)
     return path
 
 

@@ -19,10 +19,10 @@ import numpy as np
 import skimage.transform
 from _record import write_record
 from PIL import Image
+from street_scenes import generate_scene
 
-from workbench.cityscapes import argmax_classes, color_map
-from workbench.images import CITYSCAPES_MEAN, load_image, rescale_image, sub_mean_chw
-from workbench.street_scenes import generate_scene
+from workbench.pictures.cityscapes import argmax_classes, color_map
+from workbench.pictures.images import CITYSCAPES_MEAN, load_image, rescale_image, sub_mean_chw
 
 FRAME = (1024, 2048)
 SEED = 1_000_000

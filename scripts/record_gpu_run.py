@@ -23,8 +23,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from _record import describe_machine  # noqa: E402
 
-from workbench.files import atomic_path, make_folder  # noqa: E402
-from workbench.tensorrt_api import probe_driver  # noqa: E402
+from workbench.core.driver import probe_driver  # noqa: E402
+from workbench.core.files import atomic_path, make_folder  # noqa: E402
 
 TESTS = ROOT / "tests" / "gpu"
 OUTPUT = ROOT / "benchmarks" / "results" / "gpu_tests.json"

@@ -3,10 +3,9 @@
 import numpy as np
 import onnxruntime
 
-from workbench.export.fast_tf2onnx import graph_to_onnx
-from workbench.export.freezing import freeze
-from workbench.export.tf2onnx_child import repair
+from workbench.export.tf2onnx_child import graph_to_onnx, repair
 from workbench.export.tf2onnx_process import prepare
+from workbench.models.freezing import freeze
 
 
 def convert_here(model, *, opset=17):

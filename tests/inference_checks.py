@@ -1,6 +1,6 @@
 """What inference must do, as functions of the module that does it: run on the real module and on mutations of it.
 
-Each takes the module `workbench.inference` (or a mutation) and a folder of networks from `make_networks`.
+Each takes the module `workbench.engine.inference` (or a mutation) and a folder of networks from `make_networks`.
 """
 
 import gc
@@ -11,7 +11,7 @@ import onnxruntime
 from onnx_networks import mixed_feed, picture, save_mixed_network, save_picture_network
 from standin.runtime import open_standin
 
-from workbench.errors import DeviceError, FeedError, InputError
+from workbench.core.errors import DeviceError, FeedError, InputError
 
 
 def make_networks(folder):

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from workbench.environment import load_keras
+from workbench.core.packages import load_keras
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from workbench.environment import load_tensorflow
+from workbench.core.packages import load_tensorflow
 
 SIZE, CLASSES = 12, 5
 LOGITS, CLASSIFIER = "head/logits", "head/softmax"

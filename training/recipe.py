@@ -39,7 +39,7 @@ def augment(key, image, label, size, zooms):
     import jax
     import jax.numpy as jnp
 
-    from workbench.images import CITYSCAPES_MEAN
+    from workbench.pictures.images import CITYSCAPES_MEAN
 
     zoom_key, row_key, column_key, flip_key, gain_key, tint_key, offset_key = jax.random.split(key, 7)
     height, width = label.shape
@@ -152,9 +152,9 @@ def evaluate(weights_path: Path, images: np.ndarray, labels: np.ndarray) -> np.n
     """
     import keras
 
-    from workbench.cityscapes import confusion_matrix
-    from workbench.images import sub_mean_chw
     from workbench.models import fcn_vgg16
+    from workbench.pictures.cityscapes import confusion_matrix
+    from workbench.pictures.images import sub_mean_chw
 
     keras.mixed_precision.set_dtype_policy("float32")
     height, width = images.shape[1:3]
@@ -173,8 +173,8 @@ def save_and_report(model, out: Path, report: Path | None, unseen, seconds: floa
     """Fold, save, evaluate on the unseen pictures, and print (and write) the figures."""
     from fold import fold_batch_norm
 
-    from workbench.cityscapes import CITYSCAPES, class_iou, mean_iou
     from workbench.models.weights import save_weights
+    from workbench.pictures.cityscapes import CITYSCAPES, class_iou, mean_iou
 
     save_weights(fold_batch_norm(model, INPUT_SCALE), out)
     confusion = evaluate(out, *unseen)

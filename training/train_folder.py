@@ -22,7 +22,7 @@ def read_folder(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read pictures and their labels: (N, H, W, 3) uint8 and (N, H, W) uint8."""
     from PIL import Image
 
-    from workbench.images import load_image
+    from workbench.pictures.images import load_image
 
     paths = sorted(path for path in (folder / "images").iterdir() if path.suffix in SUFFIXES)
     images = np.stack([load_image(path) for path in paths])

@@ -30,7 +30,7 @@ def make_scenes(seeds: range, height: int, width: int) -> tuple[np.ndarray, np.n
 
 
 def _scene(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    from workbench.street_scenes import generate_scene
+    from street_scenes import generate_scene
 
     scene = generate_scene(seed, height, width)
     return scene.image, scene.train_ids

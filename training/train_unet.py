@@ -67,7 +67,7 @@ def train(images, roads, *, steps, batch, seed, peak):
 
     Batch normalisation averages over 10 steps instead of MobileNetV2's 1000, which would never settle in a short run.
     """
-    from workbench.environment import load_tf_keras
+    from workbench.core.packages import load_tf_keras
 
     unet.load_segmentation_models()  # before TensorFlow
     keras = load_tf_keras()

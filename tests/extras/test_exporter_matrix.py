@@ -5,15 +5,16 @@ import functools
 import numpy as np
 import pytest
 from conversions import relative_error, run_onnx
+from street_scenes import generate_scene
 
-from workbench.engine import build_engine
-from workbench.environment import load_keras, load_tf_keras
-from workbench.errors import ExportError
+from workbench.core.errors import ExportError
+from workbench.core.packages import load_keras, load_tf_keras
+from workbench.engine.build import build_engine
 from workbench.export.keras_model import keras_to_onnx
-from workbench.export.onnx_file import check
-from workbench.images import rescale_image
-from workbench.models import fcn_vgg16, resnet50, unet
-from workbench.street_scenes import generate_scene
+from workbench.models import fcn_vgg16, unet
+from workbench.models.resnet50 import photograph_crops
+from workbench.onnx_graph.file import check
+from workbench.pictures.images import rescale_image
 
 # Float32 sums in another order, through up to 150 layers whose calibrated batch norms stretch each difference: measured
 # 1e-7 to 1.7e-4 of the range of the logits. Swapped channels and a lost mean give 1e-1, see test_planted_faults.
@@ -34,7 +35,7 @@ KERAS2ONNX_REFUSES = {
 @functools.cache
 def photographs(count=16):
     """Squares cut from photographs, -1..1; batch norms need many, or a variance of nearly nothing blows up rounding."""
-    crops = resnet50.photograph_crops(count)
+    crops = photograph_crops(count)
     return np.stack([rescale_image(crop, (SIDE, SIDE, 3)) / 127.5 for crop in crops]).astype(np.float32)
 
 

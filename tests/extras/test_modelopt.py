@@ -7,11 +7,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from workbench.environment import load_keras
+from workbench.core.packages import load_keras
 from workbench.export.keras_model import keras_to_onnx
-from workbench.export.onnx_graph import check
-from workbench.feeds import make_feeds
 from workbench.models import fcn_vgg16
+from workbench.onnx_graph.file import check
+from workbench.pictures.feeds import make_feeds
 from workbench.precision.calibration import calibrate
 from workbench.precision.quantize import quantize_fp8, quantize_int8
 

@@ -7,7 +7,7 @@ import onnxslim
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from workbench.export.onnx_graph import fix
+from workbench.onnx_graph.mend import fix
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from extras import torch_networks as networks
 from networks import small_network
 from onnx_networks import save_mixed_network
 
-from workbench.errors import BackendUnavailableError, FeedError, ModelError
+from workbench.core.errors import BackendUnavailableError, FeedError, ModelError
 from workbench.export.keras_model import keras_to_onnx
 from workbench.export.torch_model import torch_to_onnx
-from workbench.runners import open_runner, other_routes
+from workbench.runners import other_routes
+from workbench.runners.backends import open_runner
+from workbench.runners.compare import verify_runners
 from workbench.runners.other_routes import NcnnRunner, TvmRunner
-from workbench.verify import verify_runners
 
 ROUTES = {"ncnn": NcnnRunner, "tvm": TvmRunner}
 

@@ -3,14 +3,14 @@
 import numpy as np
 import onnx
 import pytest
+from street_scenes import generate_scene
 
-from workbench.engine import build_engine
-from workbench.environment import load_tf_keras
+from workbench.core.packages import load_tf_keras
+from workbench.engine.build import build_engine
 from workbench.export.keras_model import keras_to_onnx
 from workbench.models import unet
-from workbench.runners import open_runner
-from workbench.street_scenes import generate_scene
-from workbench.verify import verify_runners
+from workbench.runners.backends import open_runner
+from workbench.runners.compare import verify_runners
 
 SIZE = (96, 192)  # divisible by 32, and by the 48 that PSPNet wants
 NARROW = {"decoder_filters": (32, 24, 16, 12, 8)}

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 import tf1_networks as networks
 
-from workbench.engine import build_engine
-from workbench.environment import load_tensorflow
-from workbench.errors import ModelError
-from workbench.export.onnx_graph import check
-from workbench.export.tf1_checkpoint import checkpoint_to_onnx, list_outputs, open_checkpoint
-from workbench.export.tf1_graph import without_deprecations
-from workbench.models import inception_v3, resnet50
-from workbench.runners import open_runner
+from workbench.core.errors import ModelError
+from workbench.core.packages import load_tensorflow
+from workbench.engine.build import build_engine
+from workbench.export.keras_model import checkpoint_to_onnx
+from workbench.models import inception_v3
+from workbench.models.tf1_checkpoint import list_outputs, open_checkpoint
+from workbench.models.tf1_graph import without_deprecations
+from workbench.onnx_graph.file import check
+from workbench.pictures.images import photographs
+from workbench.runners.backends import open_runner
+from workbench.runners.compare import verify_runners
 from workbench.runners.keras_runner import FrozenGraphRunner
-from workbench.verify import verify_runners
 
-PICTURES = list(resnet50.photographs().items())
+PICTURES = list(photographs().items())
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,17 @@ import pytest
 import torch
 from extras import torch_networks as networks
 
-from workbench import cli
-from workbench.engine import build_engine
-from workbench.errors import ExportError, FeedError, InputError, ModelError, OutputError
+from workbench.cli import main as cli
+from workbench.core.errors import ExportError, FeedError, InputError, ModelError, OutputError
+from workbench.engine.build import build_engine
 from workbench.export import torch_model
-from workbench.export.model_files import open_model
-from workbench.export.torch_model import open_torch_file, torch_to_onnx
-from workbench.runners import TorchRunner, open_runner
-from workbench.stages import verify_stages
-from workbench.verify import verify
+from workbench.export.torch_model import torch_to_onnx
+from workbench.models.files import open_model
+from workbench.models.torch_file import open_torch_file
+from workbench.parity.stages import verify_stages
+from workbench.runners.backends import open_runner
+from workbench.runners.compare import verify
+from workbench.runners.torch_runner import TorchRunner
 
 NAMES = ("residual", "unet", "transformer", "lstm", "many ends", "resnet50")
 BATCH = torch.export.Dim("n", min=1)

@@ -4,9 +4,10 @@ import functools
 import importlib
 import os
 
-from workbench.errors import WorkbenchError
-from workbench.runners.onnxruntime_runner import prepare_cuda
-from workbench.tensorrt_api import open_flavour, probe_driver
+from workbench.core.driver import probe_driver
+from workbench.core.errors import WorkbenchError
+from workbench.engine.tensorrt_api import open_flavour
+from workbench.onnx_graph.session import prepare_cuda
 
 # JAX would take three quarters of the GPU's memory at its first call.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

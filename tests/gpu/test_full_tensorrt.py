@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from onnx_networks import mixed_feed, picture, save_mixed_network, save_picture_network
 
-from workbench.engine import build_engine, load_engine, save_engine
-from workbench.errors import EngineLoadError, InputError
-from workbench.inference import allocate_buffers, do_inference
-from workbench.runners import open_runner
+from workbench.core.errors import EngineLoadError, InputError
+from workbench.engine.build import build_engine, save_engine
+from workbench.engine.inference import allocate_buffers, do_inference
+from workbench.engine.load import load_engine
+from workbench.runners.backends import open_runner
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 
 pytestmark = pytest.mark.needs("tensorrt", "cuda-python")

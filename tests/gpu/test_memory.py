@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from _onnxruntime_engine import CopyEngine
 
-from workbench.device_memory import open_memory
-from workbench.errors import DeviceError
-from workbench.inference import allocate_buffers, do_inference
+from workbench.core.errors import DeviceError
+from workbench.engine.inference import allocate_buffers, do_inference
+from workbench.engine.memory import open_memory
 
 MIB = 1 << 20
 NAMES = ("cuda-python", "pycuda")

@@ -6,10 +6,10 @@ from _onnxruntime_engine import OnnxRuntimeEngine
 from onnx import helper
 from onnx_networks import mixed_feed, picture, save_mixed_network, save_network, save_picture_network
 
-from workbench.errors import FeedError, InputError
-from workbench.inference import allocate_buffers, do_inference
+from workbench.core.driver import require_gpu
+from workbench.core.errors import FeedError, InputError
+from workbench.engine.inference import allocate_buffers, do_inference
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
-from workbench.tensorrt_api import require_gpu
 
 pytestmark = pytest.mark.needs("onnxruntime-cuda")
 

@@ -5,10 +5,12 @@ import hashlib
 import pytest
 from onnx_networks import save_picture_network
 
-from workbench.engine import build_engine, load_engine, save_engine
-from workbench.errors import DriverError, EngineLoadError
-from workbench.plan import Plan, PlanManifest
-from workbench.tensorrt_api import make_logger, make_runtime, open_flavour, require_gpu, unsupported_gpu
+from workbench.core.driver import require_gpu
+from workbench.core.errors import DriverError, EngineLoadError
+from workbench.engine.build import build_engine, save_engine
+from workbench.engine.load import load_engine
+from workbench.engine.plan import Plan, PlanManifest
+from workbench.engine.tensorrt_api import make_logger, make_runtime, open_flavour, unsupported_gpu
 
 
 def plan_for(flavour, data):

@@ -296,8 +296,8 @@ class FakePyCuda(types.ModuleType):
 @contextlib.contextmanager
 def installed(gpu):
     """Put both fakes where an import finds them."""
-    from workbench import device_memory
-    from workbench.tensorrt_api import Gpu
+    from workbench.core.driver import Gpu
+    from workbench.engine import memory as device_memory
 
     pycuda = FakePyCuda(gpu)
     names = {"cuda.bindings.runtime": make_cuda_runtime(gpu), "pycuda.driver": pycuda}

@@ -9,8 +9,8 @@ import threading
 
 import numpy as np
 
-from workbench.device_memory import DeviceMemory, pinned_array
-from workbench.errors import DeviceError, InputError
+from workbench.core.errors import DeviceError, InputError
+from workbench.engine.memory import DeviceMemory, pinned_array
 
 POISON = 0xA5
 """Fills every new area, so that what was never written is seen."""

@@ -11,9 +11,9 @@ import onnx
 import onnxruntime
 
 from standin.device import StandInError, StandInMemory
-from workbench.engine import Engine
-from workbench.runners.base import TensorSpec
-from workbench.tensorrt_api import Flavour, make_logger
+from workbench.core.contract import TensorSpec
+from workbench.engine.load import Engine
+from workbench.engine.tensorrt_api import Flavour, make_logger
 
 VERSION = "stand-in of the tests"
 
@@ -42,7 +42,7 @@ class TensorLocation(enum.Enum):
 
 
 class ILogger:
-    """What `workbench.tensorrt_api.make_logger` derives from."""
+    """What `workbench.engine.tensorrt_api.make_logger` derives from."""
 
     class Severity(enum.Enum):
         INTERNAL_ERROR = 0

@@ -7,14 +7,16 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from workbench.errors import InputError
-from workbench.export.convert_onnx import mend_onnx
+from workbench.core.errors import InputError
+from workbench.engine.parser import ask_parser
 from workbench.export.keras_model import default_opset, keras_to_onnx, tf2onnx_command, write_pb
-from workbench.export.model_files import freeze_model, open_model, open_tf_keras_model
-from workbench.export.onnx_graph import check
 from workbench.export.tf2onnx_process import Tf2onnxProcess
 from workbench.export.torch_model import torch_to_onnx
-from workbench.runners import backend_for
+from workbench.models.files import freeze_model, open_model, open_tf_keras_model
+from workbench.onnx_graph.cost import inspect
+from workbench.onnx_graph.file import check
+from workbench.onnx_graph.mend import fix
+from workbench.runners.backends import backend_for
 
 
 def convert(
@@ -95,3 +97,22 @@ def _convert_graph(
     command = tf2onnx_command(graph_file, path, frozen.inputs, frozen.outputs, opset=opset)
     kept = "" if pb_path else f" (keep the frozen graph with --pb {graph_file})"
     return f"{check(path).to_text()}\nwritten {path}\n\nthe same with tf2onnx itself{kept}:\n{command}"
+
+
+def mend_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str], *, progress: bool = True) -> str:
+    """Write a mended copy of an ONNX file and say what was found.
+
+    Args:
+        source: the `.onnx` file.
+        path: the `.onnx` file to write, whole or not at all.
+        progress: show a bar.
+    Returns:
+        What the new file holds and costs, what was changed and why, the proof, and the parser's answer.
+    Raises:
+        ModelError: not a valid ONNX model, or one that ONNX Runtime cannot run.
+        ExportError: a network of more than 2 GB.
+        OutputError: the file cannot be written.
+    """
+    report = fix(source, path, progress=progress)
+    answer = ask_parser(path, progress=progress)
+    return f"{inspect(path).to_text()}\n{report.to_text()}\n{answer.to_text()}\nwritten {path}"

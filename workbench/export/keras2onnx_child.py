@@ -1,24 +1,128 @@
-"""The child process of a conversion with keras2onnx 1.7.0, the last one, of 2020.
+"""Import keras2onnx 1.7.0 on packages six years younger: what it expects of them is put in place first.
 
-`python -m workbench.export.keras2onnx_child` takes one line of JSON: the files of the model's configuration and
-weights, the names its ends shall have, the opset, and the file to write.
+For a child process only: it changes NumPy, onnx, TensorFlow and tf_keras for everything in the process.
 """
 
+import importlib
+import importlib.util
+import re
 import sys
+import types
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper
 
-from workbench.environment import load_tensorflow, load_tf_keras
-from workbench.errors import ExportError, ModelError
-from workbench.export.conversion_process import say, serve_order
-from workbench.export.freezing import first_line
-from workbench.export.keras2onnx_stack import import_keras2onnx
-from workbench.export.onnx_file import check
-from workbench.export.onnx_names import name_batch, rename_ends
-from workbench.export.onnx_rewrites import make_resize_exact
-from workbench.export.pad_pool import keep_zero_padding
+from workbench.core.errors import ExportError, ModelError
+from workbench.core.packages import load_tensorflow, load_tf_keras, require_backend
+from workbench.core.process import say, serve_order
+from workbench.models.freezing import first_line
+from workbench.onnx_graph.file import check, name_batch, rename_ends
+from workbench.onnx_graph.rewrites import keep_zero_padding, make_resize_exact
+
+
+def import_keras2onnx(keras: Any) -> ModuleType:
+    """Import keras2onnx and make it read tf_keras.
+
+    Args:
+        keras: the `tf_keras` module; eager execution must be off.
+    Returns:
+        The `keras2onnx` module.
+    Raises:
+        BackendUnavailableError: keras2onnx is not installed.
+    """
+    _restore_numpy_names()
+    _restore_onnx_mapping()
+    _restore_python_modules()
+    _present_as_tensorflow_keras(keras)
+    keras2onnx = require_backend("keras2onnx", "classic")
+    _recognise_own_layers(keras)
+    _read_one_output_of_batch_norm()
+    keras.src.backend.set_learning_phase(0)
+    return keras2onnx
+
+
+def _module(name: str, **names: Any) -> ModuleType:
+    module = types.ModuleType(name)
+    vars(module).update(names)
+    sys.modules[name] = module
+    return module
+
+
+def _restore_numpy_names() -> None:
+    """NumPy 1.24 took away its names for Python's own types."""
+    for kind in (bool, object, int, float, str, complex):
+        if kind.__name__ not in vars(np):
+            setattr(np, kind.__name__, kind)
+
+
+def _restore_onnx_mapping() -> None:
+    """Version 1.19 of onnx took away `onnx.mapping`."""
+    types_of = {
+        number: np.dtype(helper.tensor_dtype_to_np_dtype(number))
+        for number in TensorProto.DataType.values()
+        if TensorProto.FLOAT <= number <= TensorProto.BFLOAT16
+    }
+    numbers_of = {dtype: number for number, dtype in types_of.items() if number != TensorProto.BFLOAT16}
+    mapping = _module("onnx.mapping", TENSOR_TYPE_TO_NP_TYPE=types_of, NP_TYPE_TO_TENSOR_TYPE=numbers_of)
+    onnx.mapping = mapping  # type: ignore[attr-defined]
+
+
+class _Version(tuple[int, ...]):
+    """A version that compares as numbers, made from text."""
+
+    def __new__(cls, text: Any) -> "_Version":
+        return super().__new__(cls, (int(part) for part in re.findall(r"\d+", str(text))[:3]))
+
+
+def _restore_python_modules() -> None:
+    """Python 3.12 took away distutils, setuptools 82 pkg_resources; a version is all that is asked of them."""
+    if importlib.util.find_spec("distutils") is None:
+        version = _module("distutils.version", StrictVersion=_Version, LooseVersion=_Version)
+        _module("distutils", version=version)
+    if importlib.util.find_spec("pkg_resources") is None:
+        newest = types.SimpleNamespace(parsed_version=_Version("99"))
+        _module("pkg_resources", parse_version=_Version, get_distribution=lambda name: newest)
+
+
+def _present_as_tensorflow_keras(keras: Any) -> None:
+    """Put tf_keras where TensorFlow 2.3 had its Keras, with the layers under the module names of that time."""
+    python = importlib.import_module("tensorflow.python")
+    engine = importlib.import_module("tf_keras.src.engine")
+    for name in ("engine.sequential", "layers.rnn.lstm", "layers.rnn.gru"):
+        importlib.import_module(f"tf_keras.src.{name}")
+    for name in ("advanced_activations", "wrappers", "recurrent", "recurrent_v2", "normalization_v2"):
+        setattr(keras.layers, name, keras.layers)
+    keras.engine, keras.__version__ = engine, "2.3.1"
+    keras.backend.get_session = keras.src.backend.get_session
+    python.keras = sys.modules["tensorflow.python.keras"] = keras  # type: ignore[attr-defined]
+
+
+def _recognise_own_layers(keras: Any) -> None:
+    """keras2onnx takes a layer for the reader's own by the name of its module, which was `tensorflow.python.keras`."""
+    replacements = {
+        "is_subclassed": lambda layer: not layer.__module__.startswith("tf_keras."),
+        "is_subclassing": lambda model: not (model._is_graph_network or isinstance(model, keras.Sequential)),
+    }
+    for module in [module for name, module in sys.modules.items() if name.startswith("keras2onnx")]:
+        vars(module).update({name: function for name, function in replacements.items() if hasattr(module, name)})
+
+
+def _read_one_output_of_batch_norm() -> None:
+    """FusedBatchNormV3 has six outputs today; the layer after it must see only the first, or it takes in all six."""
+    parser = importlib.import_module("keras2onnx.parser")
+    original = parser.on_parsing_keras_layer_v2
+
+    def first(tensors: list[Any]) -> list[Any]:
+        return [tensor for tensor in tensors if tensor.op.type != "FusedBatchNormV3" or tensor.value_index == 0]
+
+    def on_parsing_keras_layer_v2(graph: Any, info: Any, variables: Any, prefix: Any = None) -> Any:
+        info.inputs, info.outputs = first(info.inputs), first(info.outputs)
+        return original(graph, info, variables, prefix)
+
+    parser.on_parsing_keras_layer_v2 = on_parsing_keras_layer_v2  # type: ignore[attr-defined]
 
 
 def convert(order: dict[str, Any]) -> None:

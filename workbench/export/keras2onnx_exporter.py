@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from workbench.environment import load_tensorflow
-from workbench.errors import ExportError
-from workbench.export.conversion_process import ConversionProcess
-from workbench.export.freezing import fixed_shape, is_tf_keras, tensor_names
-from workbench.files import atomic_path
-from workbench.optional import require_backend
+from workbench.core.errors import ExportError
+from workbench.core.files import atomic_path
+from workbench.core.packages import load_tensorflow, require_backend
+from workbench.core.process import ConversionProcess
+from workbench.models.freezing import fixed_shape, is_tf_keras, tensor_names
 
 CHILD = "workbench.export.keras2onnx_child"
 _OTHER = "use exporter='tf2onnx'"

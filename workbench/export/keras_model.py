@@ -13,15 +13,15 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from workbench.errors import ExportError
-from workbench.export.freezing import FrozenGraph, freeze, freeze_function, tensor_names
+from workbench.core.errors import ExportError
+from workbench.core.files import atomic_path
 from workbench.export.tf2onnx_process import STEPS, Tf2onnxProcess
-from workbench.files import atomic_path
-
-__all__ = [
-    "EXPORTERS", "OPSET", "FrozenGraph", "default_opset", "freeze", "freeze_function", "frozen_to_onnx",
-    "keras_to_onnx", "keras_to_pb", "pb_to_onnx", "tensor_names", "tf2onnx_command", "write_pb",
-]  # fmt: skip
+from workbench.models.freezing import FrozenGraph, freeze
+from workbench.models.tf1_checkpoint import PathLike, open_checkpoint
+from workbench.models.tf1_graph import (
+    fix_size,
+    take_channels_first,
+)
 
 OPSET = 17
 EXPORTERS = {"tf2onnx": OPSET, "keras2onnx": 15}
@@ -131,7 +131,7 @@ def pb_to_onnx(
         ExportError: an operator cannot be converted; the message names it.
         OutputError: the file cannot be written.
     """
-    from workbench.export.model_files import read_frozen_graph
+    from workbench.models.files import read_frozen_graph
 
     frozen = read_frozen_graph(pb_path, inputs, outputs)
     with _bar(progress, STEPS) as bar:
@@ -183,3 +183,41 @@ def _write_graph(frozen: FrozenGraph, path: Path) -> None:
 def _bar(progress: bool, steps: int) -> Iterator[Any]:
     with tqdm(total=steps, disable=not progress, unit="step", leave=False) as bar:
         yield bar
+
+
+def checkpoint_to_onnx(
+    path: PathLike,
+    onnx_path: PathLike,
+    *,
+    outputs: Sequence[str] | None = None,
+    inputs: Sequence[str] | None = None,
+    spatial: tuple[int, int] | None = None,
+    inputs_as_nchw: bool = False,
+    opset: int = OPSET,
+    progress: bool = True,
+) -> Path:
+    """Convert a TensorFlow 1 checkpoint to ONNX.
+
+    Args:
+        path: as for `open_checkpoint`.
+        onnx_path: the `.onnx` file to write, whole or not at all.
+        outputs: as for `open_checkpoint`.
+        inputs: as for `open_checkpoint`.
+        spatial: (height, width) in pixels for a graph that leaves them open.
+        inputs_as_nchw: let picture inputs be (N, C, H, W) although the network was built for (N, H, W, C).
+        opset: ONNX operator set.
+        progress: show a bar.
+    Returns:
+        `onnx_path`; its inputs and outputs have the names of the TensorFlow nodes.
+    Raises:
+        ModelError: as for `open_checkpoint`.
+        ExportError: an operator cannot be converted; the message names it.
+        OutputError: the file cannot be written.
+    """
+    frozen = open_checkpoint(path, outputs, inputs)
+    if spatial:
+        fix_size(frozen.graph_def, frozen.inputs, spatial)
+    if inputs_as_nchw:
+        take_channels_first(frozen.graph_def, frozen.inputs)
+    with tqdm(total=4, unit="step", leave=False, disable=not progress) as bar:
+        return frozen_to_onnx(frozen, onnx_path, opset=opset, bar=bar)

@@ -1,27 +1,136 @@
-"""The child process of a conversion: reads an order from standard input, writes a checked ONNX file.
+"""Convert a frozen graph with tf2onnx, in a fraction of the time and memory that its public functions take.
 
-`python -m workbench.export.tf2onnx_child` takes one line of JSON: the files of the graph and its weights, the names of
-its ends, the opset, and the file to write.
+They copy the whole graph before each of their 24 passes and write all weights anew after it. This way does neither. It
+uses names of tf2onnx 1.17 that are not public, so where one of them is gone, or the quick way fails, the public
+functions convert, and a note says so.
 """
 
 import gc
+import inspect
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
-from workbench.environment import load_tensorflow
-from workbench.export.conversion_process import say, serve_order
-from workbench.export.fast_tf2onnx import graph_to_onnx
-from workbench.export.freezing import first_line
-from workbench.export.graph_weights import LARGE_GRAPH_BYTES, read_weights
-from workbench.export.onnx_file import check
-from workbench.export.onnx_names import name_batch
-from workbench.export.onnx_rewrites import make_resize_exact
-from workbench.export.pad_pool import keep_zero_padding
-from workbench.export.resize import give_exact_sizes
+from workbench.core.packages import load_tensorflow
+from workbench.core.process import say, serve_order
+from workbench.export.tf2onnx_process import LARGE_GRAPH_BYTES, fill_constants, read_weights
+from workbench.models.freezing import first_line
+from workbench.onnx_graph.file import check, name_batch
+from workbench.onnx_graph.rewrites import give_exact_sizes, keep_zero_padding, make_resize_exact
+
+_SLOWER = "so its public functions convert: the same graph, slower, with more memory"
+
+ReadGraph = Callable[[], tuple[Any, dict[str, bytes]]]
+
+
+def graph_to_onnx(
+    read: ReadGraph, inputs: Sequence[str], outputs: Sequence[str], opset: int, *, folded: bool = True
+) -> onnx.ModelProto:
+    """Convert a graph: quickly where tf2onnx is inside as it was, else with its public function, saying so.
+
+    Args:
+        read: returns a GraphDef that may be modified, and the contents of its empty constants by node name; called
+            once more if the quick way fails.
+        inputs: names of its inputs.
+        outputs: names of its outputs.
+        opset: ONNX operator set.
+        folded: False where TensorFlow's graph optimiser was not there to fold the graph.
+    """
+    tensors = [f"{name}:0" for name in (*inputs, *outputs)]
+    options: dict[str, Any] = {
+        "input_names": tensors[: len(inputs)],
+        "output_names": tensors[len(inputs) :],
+        "tensors_to_rename": dict(zip(tensors, (*inputs, *outputs), strict=True)),
+        "opset": opset,
+    }
+    try:
+        convert = fast_conversion() if folded else _moved("TensorFlow's graph optimiser")
+    except (ImportError, AttributeError) as error:
+        say("note", f"tf2onnx or TensorFlow has changed inside ({first_line(error)}), {_SLOWER}")
+        return _public_conversion(*read(), **options)
+    try:
+        return convert(*read(), **options)
+    except Exception as error:
+        say("note", f"the quick way through tf2onnx failed ({first_line(error)}), {_SLOWER}")
+        return _public_conversion(*read(), **options)
+
+
+def fast_conversion() -> Callable[..., onnx.ModelProto]:
+    """Return the quick conversion.
+
+    Raises:
+        ImportError, AttributeError: a function of tf2onnx that is not public, or its argument, has another name now.
+    """
+    from tf2onnx.optimizer import optimize_graph
+    from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
+    from tf2onnx.tf_utils import compress_graph_def
+    from tf2onnx.tfonnx import process_tf_graph
+
+    _require_argument(process_tf_graph, "const_node_values")
+    _require_argument(optimize_graph, "catch_errors")
+    for name in ("optimize", "_optimize"):
+        getattr(GraphOptimizerBase, name)
+
+    def convert(graph_def: Any, weights: dict[str, bytes], **options: Any) -> onnx.ModelProto:
+        tf = load_tensorflow()
+        contents = {**compress_graph_def(graph_def), **weights}
+        weights.clear()
+        with tf.device("/cpu:0"), tf.Graph().as_default() as graph:
+            tf.import_graph_def(graph_def, name="")
+            converted = process_tf_graph(graph, const_node_values=contents, continue_on_error=True, **options)
+        contents.clear()
+        _give_scalars_an_axis(converted)
+        original, GraphOptimizerBase.optimize = GraphOptimizerBase.optimize, _optimize
+        try:
+            return optimize_graph(converted, catch_errors=False).make_model("workbench")
+        finally:
+            GraphOptimizerBase.optimize = original
+
+    return convert
+
+
+def _optimize(optimizer: Any, graph: Any, iteration: int) -> Any:
+    """Run one pass; tf2onnx's own version of this also writes all weights anew."""
+    optimizer.opt_iteration = iteration
+    graph = optimizer._optimize(graph)
+    graph.delete_unused_nodes(graph.outputs)
+    return graph
+
+
+def _give_scalars_an_axis(graph: Any) -> None:
+    """Turn each number that is added to a tensor into an array of one: tf2onnx 1.17 fails on a Conv plus a scalar.
+
+    Its public functions then drop the pass that removes Transposes, as for each hard swish of MobileNetV3.
+    """
+    for node in [node for node in graph.get_nodes() if node.type == "Add"]:
+        other = node.inputs[1]
+        if other is None or not other.is_const() or not graph.get_shape(node.output[0]):
+            continue
+        value = other.get_tensor_value(as_list=False)
+        if np.shape(value) == ():
+            constant = graph.make_const(f"{node.name}_one_number", np.reshape(value, (1,)))
+            graph.replace_input(node, node.input[1], constant.output[0], 1)
+
+
+def _public_conversion(graph_def: Any, weights: dict[str, bytes], **options: Any) -> onnx.ModelProto:
+    from tf2onnx.convert import from_graph_def
+
+    fill_constants(graph_def, weights)
+    return from_graph_def(graph_def, name="model", **options)[0]
+
+
+def _require_argument(function: Callable[..., Any], name: str) -> None:
+    if name not in inspect.signature(function).parameters:
+        _moved(f"{name} of {function.__name__}")
+
+
+def _moved(name: str) -> Any:
+    raise AttributeError(f"{name} is not there")
 
 
 def convert(order: dict[str, Any]) -> None:

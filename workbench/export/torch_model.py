@@ -16,18 +16,16 @@ import numpy as np
 import onnx
 from tqdm.auto import tqdm
 
-from workbench.errors import ExportError
-from workbench.export.onnx_graph import OnnxSummary, check
-from workbench.export.torch_file import open_torch_file
-from workbench.feeds import Feed
-from workbench.files import atomic_path
-from workbench.optional import require_backend
-from workbench.parity_report import ParityReport
+from workbench.core.compare import ParityReport
+from workbench.core.errors import ExportError
+from workbench.core.files import atomic_path
+from workbench.core.packages import require_backend
+from workbench.models.torch_file import first_line, is_program, is_script
+from workbench.onnx_graph.file import OnnxSummary, check
+from workbench.pictures.feeds import Feed
+from workbench.runners.compare import verify_runners
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
-from workbench.runners.torch_runner import TorchRunner, first_line, is_program, is_script
-from workbench.verify import verify_runners
-
-__all__ = ["TorchExport", "open_torch_file", "torch_to_onnx"]
+from workbench.runners.torch_runner import TorchRunner
 
 BATCHES = (1, 2, 3)
 SCRIPT_OPSET = 17

@@ -1,23 +1,183 @@
-"""The semantic segmentation network of the tutorial: FCN-8s on a VGG16 encoder, channel-first at the edges."""
+"""Read the weights of FCN-8s from a Keras 2 HDF5 file, such as the tutorial's `semantic_segmentation.hdf5`.
 
+The file is read as arrays; no code in it runs. It may be `channels_first`: Keras stores a kernel
+as (height, width, in, out), and a transposed one as (height, width, out, in), for either layout of
+the image, so no number moves. Only names differ, and layers are told apart by their kernels:
+
+| kernel in the file | layer here |
+|---|---|
+| 3 x 3, thirteen of them, in the file's order | `block1_conv1` ... `block5_conv3` (2, 2, 3, 3, 3) |
+| 7 x 7 | `fc6` |
+| 1 x 1, the first of four | `fc7` |
+| 1 x 1, from as many channels as fc7, block 4 and block 3 give | `score_fc7`, `score_pool4`, `score_pool3` |
+| 4 x 4 transposed, two of them | `upscore2`, `upscore4` |
+| 16 x 16 transposed | `upscore8` |
+
+A layer without a bias gets one of zeros. A softmax at the end of the file's network is left out:
+the output here is logits, whose largest channel is the same. Where the file holds the network's
+description, its layers, strides, padding and activations must be those of this network.
+
+The real file was never at hand: this mapping was tested on a channels_first stand-in of the
+same structure (`tests/test_keras_hdf5.py`), not on the file itself.
+"""
+
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from workbench.errors import InputError, ModelError
-from workbench.models.keras_hdf5 import HDF5_SUFFIXES, read_fcn_weights
+from workbench.core.contract import Runner
+from workbench.core.errors import InputError, ModelError
+from workbench.core.files import data_file
+from workbench.core.packages import require_backend
 from workbench.models.weights import assign_weights, read_weights
+from workbench.pictures.cityscapes import argmax_classes
+from workbench.pictures.images import rescale_image, sub_mean_chw
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+
+_VGG_NAMES = [
+    f"block{block}_conv{index}"
+    for block, repeats in enumerate((2, 2, 3, 3, 3), start=1)
+    for index in range(1, repeats + 1)
+]
+_EXPECTED = {3: len(_VGG_NAMES), 7: 1, 1: 4, 4: 2, 16: 1}
+_CLASSES = {"Activation", "Add", "Conv2D", "Conv2DTranspose", "Dropout", "InputLayer", "MaxPooling2D"}
+_CLASSES |= {"Permute", "ReLU", "Softmax", "SpatialDropout2D"}
+_NESTED = {"Functional", "Model", "Sequential"}
+
+Layer = tuple[np.ndarray, np.ndarray | None]
+
+
+def read_fcn_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read FCN-8s on VGG16 from a Keras HDF5 file, whole model or weights only.
+
+    Args:
+        path: the `.hdf5` or `.h5` file.
+    Returns:
+        float32 arrays by `layer/variable`, named as `workbench.models.fcn_vgg16.build` names them.
+    Raises:
+        ModelError: the file is missing or damaged, or holds another network.
+        BackendUnavailableError: h5py is not installed.
+    """
+    h5py = require_backend("h5py", "keras")
+    if not Path(path).is_file():
+        raise ModelError(f"the weights {path} do not exist; give the path of an .hdf5 file")
+    try:
+        with h5py.File(path, "r") as file:
+            layers = _read_layers(file.get("model_weights", file))
+            problem = _find_other_layer(file.attrs.get("model_config"))
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path} is not a Keras HDF5 file that can be read ({error}); copy it again") from error
+    problem = problem or _find_other_kernels([kernel for kernel, _ in layers])
+    if problem:
+        raise ModelError(
+            f"{path} is not the network of the tutorial: {problem}; "
+            "load it with keras.saving.load_model and pass the model object"
+        )
+    return {key: array for name, layer in _name_layers(path, layers) for key, array in _variables(name, layer)}
+
+
+def _read_layers(group: Any) -> list[Layer]:
+    """Read kernel and bias of each layer that has weights, in the file's order, also from nested models."""
+    layers: list[Layer] = []
+    for layer in group.attrs["layer_names"]:
+        stored = group[_text(layer)]
+        for weight in map(_text, stored.attrs["weight_names"]):
+            array = np.asarray(stored[weight], np.float32)
+            if weight.rsplit("/", 1)[-1].removesuffix(":0") == "bias" and layers and layers[-1][1] is None:
+                layers[-1] = (layers[-1][0], array)
+            else:
+                layers.append((array, None))
+    return layers
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _find_other_layer(config: bytes | str | None) -> str | None:
+    """Say what in the network's description the network here does not have; None when all is well."""
+    for layer in _described_layers(json.loads(_text(config))) if config is not None else ():
+        kind, settings = layer["class_name"], layer["config"]
+        if kind not in _CLASSES:
+            return f"it has a layer {kind} ({settings.get('name')})"
+        for setting, good in _good_settings(kind, settings).items():
+            got = settings.get(setting, good[0])
+            got = got[0] if isinstance(got, list) and len(set(got)) == 1 else got
+            if got not in good:
+                return f"{settings.get('name')} has {setting} {got!r}, not {good[0]!r}"
+    return None
+
+
+def _good_settings(kind: str, settings: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """The values that a layer's settings may have, the usual one first."""
+    if kind == "Conv2D":
+        return {"padding": ("same",), "strides": (1,), "dilation_rate": (1,), "activation": ("relu", "linear")}
+    if kind == "Conv2DTranspose":
+        factor = settings["kernel_size"][0] // 2
+        return {"padding": ("same",), "strides": (factor,), "activation": ("linear", "softmax")}
+    if kind == "MaxPooling2D":
+        return {"pool_size": (2,), "strides": (2,)}
+    return {"activation": ("relu", "softmax", "linear")} if kind == "Activation" else {}
+
+
+def _described_layers(model: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    layers = model["config"] if isinstance(model["config"], list) else model["config"]["layers"]
+    for layer in layers:
+        if layer["class_name"] in _NESTED:
+            yield from _described_layers(layer)
+        else:
+            yield layer
+
+
+def _find_other_kernels(kernels: list[np.ndarray]) -> str | None:
+    """Say which kernels the network here does not have; None when the sizes are those of the table."""
+    odd = [kernel.shape for kernel in kernels if kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1]]
+    if odd:
+        return f"it has weights of shape {odd[0]}, which no convolution here has"
+    counts: dict[int, int] = {}
+    for kernel in kernels:
+        counts[kernel.shape[0]] = counts.get(kernel.shape[0], 0) + 1
+    if counts == _EXPECTED:
+        return None
+    got, expected = (", ".join(f"{n} of {k} x {k}" for k, n in sorted(c.items())) for c in (counts, _EXPECTED))
+    return f"it has {got or 'no'} kernels, expected {expected}"
+
+
+def _name_layers(path: str | os.PathLike[str], layers: list[Layer]) -> Iterator[tuple[str, Layer]]:
+    """Give each layer its name here; `_find_other_kernels` has counted them."""
+    sizes = {size: [layer for layer in layers if layer[0].shape[0] == size] for size in _EXPECTED}
+    yield from zip(_VGG_NAMES, sizes[3], strict=True)
+    yield "fc6", sizes[7][0]
+    yield "fc7", sizes[1][0]
+    scores = sizes[1][1:]
+    for name, source in (("score_fc7", sizes[1][0]), ("score_pool4", sizes[3][9]), ("score_pool3", sizes[3][6])):
+        channels = source[0].shape[-1]
+        found = next((index for index, layer in enumerate(scores) if layer[0].shape[2] == channels), None)
+        if found is None:
+            raise ModelError(f"{path} has no 1 x 1 kernel from {channels} channels, which {name} needs")
+        yield name, scores.pop(found)
+    yield from zip(("upscore2", "upscore4"), sizes[4], strict=True)
+    yield "upscore8", sizes[16][0]
+
+
+def _variables(name: str, layer: Layer) -> Iterator[tuple[str, np.ndarray]]:
+    kernel, bias = layer
+    channels = kernel.shape[2] if name.startswith("upscore") else kernel.shape[3]
+    yield f"{name}/kernel", kernel
+    yield f"{name}/bias", np.zeros(channels, np.float32) if bias is None else bias
+
 
 STRIDE = 32
 CLASSES = 20
 DEMONSTRATION_WIDTH = 0.25
 DEMONSTRATION_FC_WIDTH = 256
 
-_DATA = Path(__file__).resolve().parents[2] / "data"
-DEMONSTRATION_WEIGHTS = _DATA / "fcn_vgg16_street_scenes.npz"
-WEIGHTS = {"street-scenes": DEMONSTRATION_WEIGHTS, "camvid": _DATA / "fcn_vgg16_camvid.npz"}
+WEIGHTS = {"street-scenes": "fcn_vgg16_street_scenes.npz", "camvid": "fcn_vgg16_camvid.npz"}
 """Committed weights by name: trained on generated scenes only, and on CamVid's photographs."""
 
 _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -91,13 +251,13 @@ def weights_path(weights: str | os.PathLike[str] = "street-scenes") -> Path:
         The path of a file that exists.
     Raises:
         ModelError: there is no such file.
+        InputError: the committed weights are not here.
     """
     name = os.fspath(weights)
-    path = WEIGHTS.get(name, Path(name))
-    if path.is_file():
-        return path
     if name in WEIGHTS:
-        raise ModelError(f"the weights {name!r} are not here: {path} is missing; data/README.md says how to make it")
+        return data_file(WEIGHTS[name])
+    if Path(name).is_file():
+        return Path(name)
     raise ModelError(f"got weights {name!r}, expected {', '.join(WEIGHTS)}, or the path of an .npz or .hdf5 file")
 
 
@@ -113,7 +273,7 @@ def demonstration_model(
         input_size: image height and width in pixels, each divisible by 32.
         weights: "street-scenes", "camvid", or the path of an `.npz` file of `save_weights`, or of a
             Keras HDF5 file, such as the tutorial's `semantic_segmentation.hdf5`:
-            `workbench.models.keras_hdf5` has the mapping, which was never tried on that file itself.
+            `workbench.models.fcn_vgg16` has the mapping, which was never tried on that file itself.
     Returns:
         The model of `build`, ready to run.
     Raises:
@@ -163,3 +323,32 @@ def _check_size(input_size: tuple[int, int]) -> None:
             f"got an input of {height} x {width} pixels (height x width), but both must divide by {STRIDE}; "
             f"pad or rescale the image to {good[0]} x {good[1]}"
         )
+
+
+STREET_SIZE = (512, 1024)
+
+
+def segmentation_answer(runner: Runner, image: np.ndarray) -> np.ndarray:
+    """Go from a picture to a label map at the network's size: rescale, subtract the mean, infer, argmax.
+
+    Args:
+        runner: an open segmentation network with the tutorial's channel-first interface.
+        image: (H, W, 3) uint8 RGB.
+    Returns:
+        (h, w) uint8 train ids; 19 is void.
+    """
+    size = (runner.inputs["input"].shape[2] or 0, runner.inputs["input"].shape[3] or 0)
+    return argmax_classes(runner.infer({"input": street_input(image, size)})["output"][0])
+
+
+def street_input(image: np.ndarray, size: tuple[int, int] = STREET_SIZE) -> np.ndarray:
+    """Turn a picture into the segmentation network's input.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        size: the network's height and width in pixels.
+    Returns:
+        (1, 3, h, w) float32, mean subtracted.
+    """
+    resized = image if image.shape[:2] == size else rescale_image(image, (*size, 3))
+    return np.ascontiguousarray(sub_mean_chw(resized.transpose(2, 0, 1))[None])

@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from workbench.environment import load_tensorflow, load_tf_keras
-from workbench.errors import InputError, ModelError
-from workbench.export.checkpoint_files import require_checkpoint
-from workbench.export.tf1_graph import without_deprecations
-from workbench.files import make_folder
-from workbench.images import rescale_image
-from workbench.models import resnet50
-from workbench.optional import require_backend
+from workbench.core.errors import InputError, ModelError
+from workbench.core.files import make_folder
+from workbench.core.packages import load_tensorflow, load_tf_keras, require_backend
+from workbench.models.tf1_checkpoint import require_checkpoint
+from workbench.models.tf1_graph import without_deprecations
+from workbench.pictures.images import photographs, rescale_image
 
 INPUT_SIZE = (299, 299)
 INPUT, OUTPUT = "input", "InceptionV3/Logits/SpatialSqueeze"
@@ -222,7 +220,7 @@ def photograph_crops(size: tuple[int, int] = INPUT_SIZE, count: int = 24, seed: 
         (count, height, width, 3) float32, -1..1.
     """
     generator = np.random.default_rng(seed)
-    pictures = list(resnet50.photographs().values())
+    pictures = list(photographs().values())
     crops = []
     for index in range(count):
         picture = pictures[index % len(pictures)]

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from workbench.errors import InputError
-from workbench.images import rescale_image
-from workbench.optional import require_backend
+from workbench.core.errors import InputError
+from workbench.core.packages import require_backend
+from workbench.pictures.images import IMAGENET_MEAN_BGR, photographs, rescale_image
 
 INPUT_SIZE = (224, 224)
-IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 
 _DOWNLOAD_TIMEOUT_S = 10
 _LOGIT_SPREAD = 2.0
@@ -51,6 +50,27 @@ def preprocess(image: np.ndarray) -> np.ndarray:
     return (square[..., ::-1] - IMAGENET_MEAN_BGR).astype(np.float32)
 
 
+def photograph_crops(count: int = 24, seed: int = 0) -> np.ndarray:
+    """Cut random squares from scikit-image's photographs, as ResNet-50 input.
+
+    Args:
+        count: how many crops.
+        seed: of their positions and sizes.
+    Returns:
+        (count, 224, 224, 3) float32, preprocessed.
+    """
+    generator = np.random.default_rng(seed)
+    pictures = list(photographs().values())
+    crops = []
+    for index in range(count):
+        picture = pictures[index % len(pictures)]
+        side = int(min(picture.shape[:2]) * generator.uniform(0.4, 1.0))
+        top = generator.integers(picture.shape[0] - side + 1)
+        left = generator.integers(picture.shape[1] - side + 1)
+        crops.append(preprocess(picture[top : top + side, left : left + side]))
+    return np.stack(crops)
+
+
 def build(keras: Any, *, weights: str = "imagenet", seed: int = 0, crops: np.ndarray | None = None) -> ResNet50:
     """Build ResNet-50 with logits as output.
 
@@ -79,34 +99,6 @@ def build(keras: Any, *, weights: str = "imagenet", seed: int = 0, crops: np.nda
     model = _calibrated(keras, seed, photograph_crops() if crops is None else crops)
     note = f"{reason}calibrated random weights, seed {seed}: good for comparing runners, not for naming objects"
     return ResNet50(model, "random", note)
-
-
-def photographs() -> dict[str, np.ndarray]:
-    """Return the colour photographs that come with scikit-image, by name: (H, W, 3) uint8 RGB."""
-    import skimage.data
-
-    return {name: getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
-
-
-def photograph_crops(count: int = 24, seed: int = 0) -> np.ndarray:
-    """Cut random squares from scikit-image's photographs, as ResNet-50 input.
-
-    Args:
-        count: how many crops.
-        seed: of their positions and sizes.
-    Returns:
-        (count, 224, 224, 3) float32, preprocessed.
-    """
-    generator = np.random.default_rng(seed)
-    pictures = list(photographs().values())
-    crops = []
-    for index in range(count):
-        picture = pictures[index % len(pictures)]
-        side = int(min(picture.shape[:2]) * generator.uniform(0.4, 1.0))
-        top = generator.integers(picture.shape[0] - side + 1)
-        left = generator.integers(picture.shape[1] - side + 1)
-        crops.append(preprocess(picture[top : top + side, left : left + side]))
-    return np.stack(crops)
 
 
 def _with_imagenet_weights(keras: Any) -> tuple[Any, str]:

@@ -5,18 +5,17 @@ import functools
 import io
 import os
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workbench.cityscapes import Palette
-from workbench.environment import load_tensorflow
-from workbench.errors import BackendUnavailableError, InputError
+from workbench.core.errors import BackendUnavailableError, InputError
+from workbench.core.files import data_file
+from workbench.core.packages import load_tensorflow, require_backend
 from workbench.models.weights import load_weights
-from workbench.optional import require_backend
+from workbench.pictures.cityscapes import Palette
 
 VARIABLES = {"TF_USE_LEGACY_KERAS": "1", "SM_FRAMEWORK": "tf.keras"}
 """What must stand in the environment before TensorFlow is imported, so that segmentation_models finds its Keras 2."""
@@ -27,7 +26,7 @@ NARROW_BACKBONE = "mobilenetv2_035"
 
 DEMONSTRATION_SIZE = (256, 512)
 DEMONSTRATION_DECODER = (64, 32, 24, 16, 8)
-DEMONSTRATION_WEIGHTS = Path(__file__).resolve().parents[2] / "data" / "unet_road_street_scenes.npz"
+DEMONSTRATION_WEIGHTS = "unet_road_street_scenes.npz"
 STRIDE = 32
 
 PALETTE = Palette(("road", "everything else"), np.array([(128, 64, 128), (225, 225, 225)], np.uint8))
@@ -116,11 +115,11 @@ def build(
     )
 
 
-def demonstration_model(weights: str | os.PathLike[str] = DEMONSTRATION_WEIGHTS) -> Any:
+def demonstration_model(weights: str | os.PathLike[str] | None = None) -> Any:
     """Build the small U-Net with weights that find the road of a generated street scene; see data/README.md.
 
     Args:
-        weights: an `.npz` file of the same network.
+        weights: an `.npz` file of the same network; that of `data/` when None.
     Returns:
         A tf_keras model with open height and width, both divisible by 32: (batch, H, W, 3) float32 of `preprocess` to
         (batch, H, W, 1) float32 logits. A pixel above 0 is road.
@@ -129,7 +128,7 @@ def demonstration_model(weights: str | os.PathLike[str] = DEMONSTRATION_WEIGHTS)
         BackendUnavailableError: see `load_segmentation_models`.
     """
     model = build(decoder_filters=DEMONSTRATION_DECODER)
-    load_weights(model, weights)
+    load_weights(model, data_file(DEMONSTRATION_WEIGHTS) if weights is None else weights)
     return model
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from workbench.errors import ModelError
-from workbench.files import atomic_path
+from workbench.core.errors import ModelError
+from workbench.core.files import atomic_path
 
 
 def named_weights(model: Any) -> dict[str, Any]:

@@ -13,15 +13,13 @@ from typing import Any, Self
 import numpy as np
 from tqdm.auto import tqdm
 
-from workbench.engine_cache import take_digest
-from workbench.errors import InputError
-from workbench.export.onnx_file import check
-from workbench.feeds import Feed, channel_axis, picture_array
-from workbench.files import atomic_path
-from workbench.parity_report import count
-from workbench.precision.observing import TensorObserver
-from workbench.precision.thresholds import METHODS
-from workbench.runners.base import TensorSpec, check_feed
+from workbench.core.contract import TensorSpec, check_feed
+from workbench.core.errors import InputError
+from workbench.core.files import atomic_path
+from workbench.core.report import count
+from workbench.onnx_graph.file import check, take_digest
+from workbench.pictures.feeds import Feed, channel_axis, picture_array
+from workbench.precision.observing import METHODS, TensorObserver
 
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 """The largest magnitude of each 8-bit format: a signed byte used symmetrically, and float8 E4M3."""
@@ -166,11 +164,11 @@ def calibrate(
     Args:
         source: the float32 `.onnx` file.
         feeds: the samples: dicts of arrays by input name, or pairs of a name and such a dict, as
-            `workbench.feeds.make_feeds` yields them for a folder of images. They are taken one at a time.
+            `workbench.pictures.feeds.make_feeds` yields them for a folder of images. They are taken one at a time.
         method: `"entropy"` cuts where 128 levels tell most about the values, `"percentile"` keeps 99.99 percent of
             them, `"minmax"` cuts nothing.
         limit: how many samples to take at most.
-        preprocess: the preprocessing that the network was trained with, one of `workbench.feeds.PREPROCESSINGS`;
+        preprocess: the preprocessing that the network was trained with, one of `feeds.PREPROCESSINGS`;
             the samples are then compared with the range that it gives.
         progress: show a bar.
     Returns:
@@ -225,7 +223,7 @@ def _named(feeds: Feeds, limit: int) -> Iterator[tuple[str, Feed]]:
     if isinstance(feeds, Mapping | str | os.PathLike):
         raise InputError(
             f"got a {type(feeds).__name__} as the samples, expected several feeds; pass make_feeds(specs, folder) of "
-            "workbench.feeds, or a list of dicts"
+            "workbench.pictures.feeds, or a list of dicts"
         )
     for index, item in enumerate(itertools.islice(feeds, limit)):
         yield item if isinstance(item, tuple) else (f"sample {index}", item)

@@ -1,23 +1,21 @@
 """Write the precision that an engine is asked for into a network, unless the file has it already."""
 
-import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import onnx
 from onnx import TensorProto
 
-from workbench.errors import InputError
-from workbench.export import onnx_file
-from workbench.precision.typed import EIGHT_BITS, PRECISIONS, TYPE_OF
+from workbench.core.errors import InputError
+from workbench.onnx_graph import file as onnx_file
+from workbench.precision.spec import EIGHT_BITS, TYPE_OF, Wanted
 
 if TYPE_CHECKING:
     from workbench.precision.calibration import Calibration
-    from workbench.precision.ranges import Ranges
-    from workbench.precision.report import PrecisionReport
+    from workbench.precision.spec import PrecisionReport
 
 PathLike = str | os.PathLike[str]
 
@@ -25,48 +23,6 @@ PathLike = str | os.PathLike[str]
 _WITH_WEIGHTS = ("Attention", "Conv", "ConvTranspose", "DeformConv", "GRU", "Gemm", "LSTM", "MatMul", "RNN")
 _HALVES = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 _FLOAT8 = {TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The precision that an engine shall have, and what was measured for it.
-
-    Attributes:
-        precision: one of `PRECISIONS`.
-        keep: names of ONNX nodes that stay in float32.
-        calibration: the scales for 8 bits.
-        ranges: of the tensors, for `"fp16"`: what is beyond 65504 stays in float32.
-    """
-
-    precision: str
-    keep: tuple[str, ...] = ()
-    calibration: "Calibration | None" = field(default=None, repr=False)
-    ranges: "Ranges | None" = field(default=None, repr=False)
-
-    @property
-    def digest(self) -> str:
-        """Hash of what was measured; empty where nothing was."""
-        if self.calibration is not None:
-            return self.calibration.digest
-        return hashlib.sha256(self.ranges.to_json().encode()).hexdigest() if self.ranges is not None else ""
-
-
-def check_wanted(precision: str, keep: Sequence[str] = (), calibration: Any = None, images: Any = None) -> None:
-    """Check that the arguments fit each other.
-
-    Raises:
-        InputError: an unknown precision, or names, pictures or scales for one that has no use for them.
-    """
-    if precision not in PRECISIONS:
-        raise InputError(f"got precision={precision!r}, expected one of {', '.join(PRECISIONS)}")
-    if isinstance(keep, str):
-        raise InputError(f"got keep={keep!r}, expected a list of node names such as [{keep!r}]")
-    if keep and precision not in TYPE_OF:
-        raise InputError(f"got keep={list(keep)} for {precision}, which converts nothing; leave it out")
-    if calibration is not None and precision not in EIGHT_BITS:
-        raise InputError(f"got a calibration for {precision}; only {' and '.join(EIGHT_BITS)} take one: leave it out")
-    if images is not None and precision not in (*EIGHT_BITS, "fp16"):
-        raise InputError(f"got images for {precision}, which needs no measured ranges; leave them out")
 
 
 def want(
@@ -96,7 +52,7 @@ def want(
         raise InputError("got images and a calibration that is made; give one of them, or the file to write it to")
     if read_precision(path) == wanted.precision:
         raise InputError(f"{os.fspath(path)} is in {wanted.precision} and taken as it is; leave the images out")
-    from workbench.feeds import make_feeds
+    from workbench.pictures.feeds import make_feeds
 
     found = make_feeds({spec.name: spec for spec in onnx_file.check(path).inputs}, images, preprocess)
     feeds = itertools.chain([next(found)], found)  # a folder without pictures is refused before any bar is shown

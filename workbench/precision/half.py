@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import TensorProto, defs, helper, inliner, version_converter
 
-from workbench.errors import ExportError, InputError, ModelError
-from workbench.export.graph_edit import (
+from workbench.core.errors import ExportError, InputError, ModelError
+from workbench.core.files import atomic_path
+from workbench.onnx_graph.edit import (
     LARGEST_FILE,
     STANDARD,
     constants,
@@ -20,11 +21,10 @@ from workbench.export.graph_edit import (
     namer,
     tidy,
 )
-from workbench.export.onnx_file import check
-from workbench.export.onnx_folding import fold_constants
-from workbench.files import atomic_path
+from workbench.onnx_graph.file import check
+from workbench.onnx_graph.fold import fold_constants
 from workbench.precision.half_graph import BFLOAT16, FLOAT16, GraphConverter, Half, Rules
-from workbench.precision.report import PrecisionReport
+from workbench.precision.spec import PrecisionReport
 
 if TYPE_CHECKING:
     from workbench.precision.ranges import Ranges

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
-from workbench.export.graph_edit import STANDARD, attribute, constants, reads
+from workbench.onnx_graph.edit import STANDARD, attribute, constants, reads
 
 FLOAT = TensorProto.FLOAT
 _SHAPES = frozenset({"Shape", "Size"})

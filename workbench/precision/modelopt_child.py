@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from workbench.export.conversion_process import serve_order
-from workbench.export.freezing import first_line
-from workbench.optional import require_backend
+from workbench.core.packages import require_backend
+from workbench.core.process import serve_order
+from workbench.models.freezing import first_line
 
 
 def quantise(order: dict[str, Any]) -> None:

@@ -14,15 +14,14 @@ import onnx
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from workbench.engine_cache import take_digest
-from workbench.errors import InputError
-from workbench.export.graph_edit import inferred_values, producers, reads, real_inputs
-from workbench.export.onnx_file import check, read
-from workbench.feeds import Feed
-from workbench.parity_report import Cells, count, html_table, text_table
+from workbench.core.contract import check_feed
+from workbench.core.errors import InputError
+from workbench.core.report import Cells, count, html_table, text_table
+from workbench.onnx_graph.edit import inferred_values, producers, reads, real_inputs
+from workbench.onnx_graph.file import check, read, take_digest
+from workbench.pictures.feeds import Feed
 from workbench.precision.half_graph import BFLOAT16, FLOAT16
 from workbench.precision.observing import open_with_outputs, sized, tensor_groups
-from workbench.runners.base import check_feed
 
 FORMATS = {half.name: half.largest for half in (FLOAT16, BFLOAT16)}
 """The largest finite number of each half float."""
@@ -185,7 +184,7 @@ def measure_ranges(source: str | os.PathLike[str], feeds: Feeds, *, progress: bo
 
     Args:
         source: the `.onnx` file.
-        feeds: the samples: feeds, or (name, feed) pairs as `workbench.feeds.make_feeds` yields them.
+        feeds: the samples: feeds, or (name, feed) pairs as `workbench.pictures.feeds.make_feeds` yields them.
         progress: show a bar.
     Returns:
         The range of every tensor.

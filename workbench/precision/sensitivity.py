@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tqdm.auto import tqdm
 
-from workbench.errors import InputError, ModelError
-from workbench.export.graph_edit import LARGEST_FILE, attribute, constants, namer
-from workbench.export.onnx_file import check
-from workbench.feeds import Feed
-from workbench.optional import require_backend
-from workbench.parity_report import Cells, html_table, text_table
+from workbench.core.contract import check_feed
+from workbench.core.errors import InputError, ModelError
+from workbench.core.packages import require_backend
+from workbench.core.report import Cells, html_table, text_table
+from workbench.onnx_graph.edit import LARGEST_FILE, attribute, constants, namer
+from workbench.onnx_graph.file import check
+from workbench.pictures.feeds import Feed
 from workbench.precision.half_graph import BFLOAT16, FLOAT16
 from workbench.precision.ranges import measure_ranges
-from workbench.runners.base import check_feed
 
 if TYPE_CHECKING:
     from workbench.precision.calibration import Calibration

@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from workbench.environment import load_tensorflow
-from workbench.export.freezing import FrozenGraph, is_tf_keras, tensor_names
-from workbench.optional import require_backend
-from workbench.runners.base import Runner, RunnerInfo, TensorSpec
+from workbench.core.contract import Runner, RunnerInfo, TensorSpec
+from workbench.core.packages import load_tensorflow, require_backend
+from workbench.models.freezing import FrozenGraph, is_tf_keras, tensor_names
 
 
 class KerasRunner(Runner):

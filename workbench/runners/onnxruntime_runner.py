@@ -1,8 +1,5 @@
 """Run an ONNX file with ONNX Runtime, in the types that the file names: its float32 is full float32, not TF32."""
 
-import contextlib
-import importlib.util
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -10,14 +7,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from workbench.errors import BackendUnavailableError, InputError, ModelError
-from workbench.export.onnx_graph import check, read
-from workbench.optional import require_backend
-from workbench.runners.base import Runner, RunnerInfo
-from workbench.tensorrt_api import require_gpu
-
-FLOAT8 = frozenset({onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2})
-"""At full optimisation ONNX Runtime 1.31 refuses these types or answers wrongly; at the basic one it is right."""
+from workbench.core.contract import Runner, RunnerInfo
+from workbench.core.errors import BackendUnavailableError, InputError, ModelError
+from workbench.core.packages import require_backend
+from workbench.onnx_graph.file import check
+from workbench.onnx_graph.session import FLOAT8, prepare_cuda, providers, weight_types
 
 
 class OnnxRuntimeRunner(Runner):
@@ -67,46 +61,3 @@ class OnnxRuntimeRunner(Runner):
 
     def _close(self) -> None:
         self._session = None
-
-
-def weight_types(path: str | os.PathLike[str]) -> frozenset[int]:
-    """Return the ONNX types of a network's weights."""
-    return frozenset(tensor.data_type for tensor in read(path).graph.initializer)
-
-
-def providers(device: str, *, tf32: bool = False) -> list[Any]:
-    """Return ONNX Runtime's providers for a device.
-
-    Float32 means float32, so TF32 is off on a GPU unless it is asked for. With it off, ONNX Runtime 1.31 keeps float16
-    off the tensor cores too (20.6 instead of 2.6 ms for FCN-8s on an H200), so a network with float16 weights asks.
-    """
-    cpu = "CPUExecutionProvider"
-    return [("CUDAExecutionProvider", {"use_tf32": str(int(tf32))}), cpu] if device == "cuda" else [cpu]
-
-
-def prepare_cuda(runtime: Any) -> str:
-    """Load the CUDA libraries that other packages brought, and return the name of the GPU for `RunnerInfo`.
-
-    Args:
-        runtime: the module `onnxruntime`.
-    Raises:
-        BackendUnavailableError: this ONNX Runtime is the build for the CPU.
-        DriverError: no NVIDIA driver or GPU.
-    """
-    _load_cuda_libraries(runtime)
-    if "CUDAExecutionProvider" not in runtime.get_available_providers():
-        raise BackendUnavailableError(
-            f"ONNX Runtime {runtime.__version__} is the build for the CPU; run: pip uninstall -y onnxruntime, then in "
-            "the project's folder: pip install -e '.[cuda]'"
-        )
-    return require_gpu().name
-
-
-def _load_cuda_libraries(runtime: Any) -> None:
-    """Load CUDA and cuDNN from the packages that PyTorch or JAX brought, also where they lie in another folder."""
-    spec = importlib.util.find_spec("nvidia")
-    folders = [] if spec is None else list(spec.submodule_search_locations or ())
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; the session then says it in an error
-        for library in sorted(library for folder in folders for library in Path(folder).glob("cu*/lib")):
-            runtime.preload_dlls(directory=str(library))
-        runtime.preload_dlls()

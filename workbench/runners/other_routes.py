@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from workbench.errors import BackendUnavailableError, ModelError
-from workbench.export.onnx_graph import OnnxSummary, check
-from workbench.optional import require_backend
-from workbench.runners.base import Runner, RunnerInfo, TensorSpec
+from workbench.core.contract import Runner, RunnerInfo, TensorSpec
+from workbench.core.errors import BackendUnavailableError, ModelError
+from workbench.core.packages import require_backend
+from workbench.onnx_graph.file import OnnxSummary, check
 
 _PNNX_FILES = ("pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx", "ncnnpy")
 

@@ -5,10 +5,10 @@ import threading
 
 import numpy as np
 
-from workbench.device_memory import DeviceMemory, open_memory
-from workbench.engine import load_engine
-from workbench.inference import Buffers, allocate_buffers, do_inference
-from workbench.runners.base import Runner, RunnerInfo
+from workbench.core.contract import Runner, RunnerInfo
+from workbench.engine.inference import Buffers, allocate_buffers, do_inference
+from workbench.engine.load import load_engine
+from workbench.engine.memory import DeviceMemory, open_memory
 
 
 class TensorRTRunner(Runner):
@@ -19,7 +19,7 @@ class TensorRTRunner(Runner):
 
     Args:
         path: the `.plan` file.
-        memory: see `workbench.inference.allocate_buffers`.
+        memory: see `workbench.engine.inference.allocate_buffers`.
         cuda_graph: see there.
     Raises:
         EngineLoadError: the plan is damaged, or does not fit this machine.

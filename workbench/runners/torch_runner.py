@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from workbench.errors import InputError, ModelError
-from workbench.optional import require_backend
-from workbench.runners.base import Runner, RunnerInfo, TensorSpec
-
-TORCH_SUFFIXES = (".pt2", ".pt", ".pth", ".safetensors")
+from workbench.core.contract import Runner, RunnerInfo, TensorSpec
+from workbench.core.errors import InputError
+from workbench.core.packages import require_backend
+from workbench.models.torch_file import check_trained, first_line, has_open_batch, is_program, program_example
 
 
 class TorchRunner(Runner):
@@ -134,56 +133,6 @@ class TorchRunner(Runner):
         self.call = None
 
 
-def is_torch(model: Any) -> bool:
-    """Whether this is a PyTorch module or an exported program; imports nothing."""
-    return any(cls.__module__.partition(".")[0] == "torch" for cls in type(model).__mro__)
-
-
-def is_program(model: Any) -> bool:
-    """Whether this is what `torch.export.export` gives."""
-    return is_torch(model) and type(model).__name__ == "ExportedProgram"
-
-
-def is_script(model: Any) -> bool:
-    """Whether this is a TorchScript module."""
-    return any(cls.__name__ == "ScriptModule" for cls in type(model).__mro__)
-
-
-def check_trained(program: Any) -> None:
-    """Refuse a program that was exported while its model was in training mode.
-
-    Raises:
-        ModelError: it holds dropout or batch statistics.
-    """
-    for node in program.graph.nodes:
-        operator = str(node.target)
-        training = {"aten.dropout.default": 2, "aten.batch_norm.default": 5}.get(operator)
-        if training is not None and len(node.args) > training and node.args[training] is True:
-            raise ModelError(
-                f"the program was exported in training mode (it holds {operator} with training=True), so its answers "
-                "would change; call model.eval() and export it again with torch.export.export"
-            )
-
-
-def program_example(program: Any) -> Any:
-    """Return the (arguments, keywords) that a program was exported with.
-
-    Raises:
-        InputError: the file was saved without them.
-    """
-    if program.example_inputs is None:
-        raise InputError("the program was saved without its example; give one, such as torch.randn(1, 3, 224, 224)")
-    return program.example_inputs
-
-
-def has_open_batch(program: Any) -> bool:
-    """Whether axis 0 of the program's first input is open."""
-    names = program.graph_signature.user_inputs
-    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    shape: list[Any] = list(nodes[names[0]].meta["val"].shape) if names and names[0] in nodes else []
-    return bool(shape) and not isinstance(shape[0], int)
-
-
 def to_numpy(tensor: Any) -> np.ndarray:
     """Copy a tensor into a NumPy array of its own.
 
@@ -196,12 +145,6 @@ def to_numpy(tensor: Any) -> np.ndarray:
         raise InputError(
             f"got a tensor of {tensor.dtype}, expected a type that NumPy has; call model.float()"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first sentence of a message, or the error's name."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line.split(". ")[0].rstrip(".")
 
 
 def _flatten(answer: Any, name: str = "output") -> dict[str, Any]:

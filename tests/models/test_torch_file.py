@@ -1,0 +1,132 @@
+"""What is told of a PyTorch file before PyTorch is asked, and without PyTorch; the rest is in tests/extras."""
+
+import json
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from workbench.cli import main as cli
+from workbench.core.errors import BackendUnavailableError, InputError, ModelError
+from workbench.export.convert import convert
+from workbench.export.torch_model import torch_to_onnx
+from workbench.models.torch_file import open_torch_file
+from workbench.runners.backends import backend_for, open_runner
+from workbench.runners.other_routes import NcnnRunner, TvmRunner
+from workbench.runners.torch_runner import TorchRunner
+
+
+def write_archive(path, entries):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {"m/archive_format": "pt2", "m/models/model.json": "{}", **entries}.items():
+            archive.writestr(name, content)
+    return path
+
+
+def with_expression(path, text):
+    return write_archive(path, {"m/models/model.json": json.dumps({"sizes": [{"as_expr": {"expr_str": text}}]})})
+
+
+@pytest.fixture
+def no_torch(monkeypatch):
+    for name in ("torch", "onnxscript", "onnxslim", "ncnn", "tvm"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s77",
+        "2*s0 + 1",
+        "Max(1, s0)",
+        "Symbol('s77', positive=True, integer=True)",
+        "s0 // 2 >= 1",
+        "Mod(s0, 4)",
+        "0.5*s0",
+    ],
+)
+def test_arithmetic_in_shapes_is_let_through(text, tmp_path, no_torch):
+    with pytest.raises(BackendUnavailableError):  # the next step is PyTorch's
+        open_torch_file(with_expression(tmp_path / "m.pt2", text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "open('/x', 'w')",
+        "exit(s0)",
+        "__import__",
+        "s0.args",
+        "Symbol('s0').subs(1, 2)",
+        "[s0][0]",
+        "lambda: 1",
+        'eval("1")',
+        "(s0)\nimport os",
+        "'a b'",
+    ],
+)
+def test_anything_else_in_shapes_is_refused(text, tmp_path, no_torch):
+    with pytest.raises(ModelError, match=r"needs code to be opened .the shape expression"):
+        open_torch_file(with_expression(tmp_path / "m.pt2", text))
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"m/data/aotinductor/model/a.so": ""}, "holds compiled code"),
+        ({"m/models/model.json": "{cut"}, "has a damaged m/models/model.json"),
+        (
+            {"m/data/constants/c.json": json.dumps({"config": {"a": {"path_name": "custom_obj_0"}}})},
+            r"needs code to be opened \(the object custom_obj_0\)",
+        ),
+    ],
+)
+def test_a_program_with_code_is_refused_before_pytorch_sees_it(entries, message, tmp_path, no_torch):
+    with pytest.raises(ModelError, match=message):
+        open_torch_file(write_archive(tmp_path / "m.pt2", entries))
+
+
+def test_torchscript_weights_and_missing_files_are_told_apart(tmp_path, no_torch):
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("script/constants.pkl", b"")
+        archive.writestr("script/code/__torch__.py", b"")
+    (tmp_path / "w.safetensors").write_bytes(b"x")
+    for name, message in (
+        ("script.pt", "is TorchScript.*not opened here"),
+        ("w.safetensors", "holds weights only.*build the network in Python"),
+        ("nowhere.pt2", "is missing, a directory or empty"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            open_torch_file(tmp_path / name)
+
+
+def test_without_pytorch_each_door_names_the_extra(tmp_path, no_torch, capsys):
+    path = write_archive(tmp_path / "m.pt2", {})
+    missing = r"torch cannot be imported .*pip install -e '\.\[torch\]'"
+    for call in (lambda: open_runner(path), lambda: TorchRunner(None, np.zeros(1)), lambda: convert(path, "m.onnx")):
+        with pytest.raises(BackendUnavailableError, match=missing):
+            call()
+    with pytest.raises(BackendUnavailableError, match=r"onnxscript cannot .*\[torch\]"):
+        torch_to_onnx(None, None, tmp_path / "m.onnx")
+    assert cli.main(["convert", str(path), str(tmp_path / "m.onnx")]) == 2
+    assert "pip install -e '.[torch]'" in capsys.readouterr().err
+
+
+def test_without_ncnn_and_tvm_their_runners_name_the_extra(tmp_path, no_torch):
+    for runner, name in ((NcnnRunner, "ncnn"), (TvmRunner, "tvm")):
+        with pytest.raises(BackendUnavailableError, match=rf"{name} cannot be imported .*\[routes\]"):
+            runner(tmp_path / "m.onnx")
+
+
+def test_options_of_keras_are_refused_for_a_program(tmp_path, no_torch):
+    path = write_archive(tmp_path / "m.pt2", {})
+    with pytest.raises(InputError, match=r"PyTorch writes ONNX itself.*leave spatial"):
+        convert(path, tmp_path / "m.onnx", spatial=(32, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"), [("a.pt2", "torch"), ("a.PTH", "torch"), ("a.onnx", "onnxruntime"), ("a.keras", "keras")]
+)
+def test_the_suffix_tells_the_backend(name, backend):
+    assert backend_for(name) == backend

@@ -1,0 +1,275 @@
+"""The walk to the first layer that differs: what it finds, what it refuses to blame, and what it holds meanwhile."""
+
+import functools
+import json
+import math
+
+import numpy as np
+import onnx
+import pytest
+from networks import random_input, small_network, two_input_network
+from onnx import TensorProto, helper, numpy_helper
+from onnx_networks import save_network
+from PIL import Image
+
+from workbench.core.drawing import save_figure
+from workbench.core.errors import InputError
+from workbench.export.keras_model import keras_to_onnx
+from workbench.models.freezing import freeze
+from workbench.parity.divergence import first_divergence
+from workbench.parity.figures import divergence_figure
+from workbench.parity.layer_errors import align, explain
+from workbench.parity.pairs import pair_tensors
+from workbench.parity.probes import open_probe
+
+LENGTH = 12
+WIDTH = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("divergence")
+
+
+@functools.cache
+def exported(folder):
+    return keras_to_onnx(small_network(), folder / "small.onnx", progress=False)
+
+
+def picture_feed():
+    return {"input": random_input((1, 3, 32, 64), seed=1, scale=50)}
+
+
+def save_stack(path, spoil=(), prefix="", weaken=1.0, branch=False):
+    """A chain of MatMul and Tanh, (batch, 6) to (batch, 6); `spoil` names the layers with another matrix."""
+    random = np.random.default_rng(5)
+    weights, nodes, last = {}, [], "input"
+    for number in range(LENGTH):
+        matrix = random.standard_normal((WIDTH, WIDTH)).astype(np.float32)
+        weights[f"{prefix}w{number}"] = matrix.T.copy() if number in spoil else matrix * np.float32(weaken)
+        names = [f"{prefix}dense{number}", f"{prefix}tanh{number}"]
+        nodes.append(helper.make_node("MatMul", [last, f"{prefix}w{number}"], [names[0]]))
+        nodes.append(helper.make_node("Tanh", [names[0]], [names[1]]))
+        last = names[1]
+    outputs = {"output": ("float32", ("batch", WIDTH))}
+    nodes.append(helper.make_node("Identity", [last], ["output"]))
+    if branch:
+        nodes.append(helper.make_node("Neg", [f"{prefix}tanh3"], ["early"]))
+        outputs = {"early": ("float32", ("batch", WIDTH)), **outputs}
+    return save_network(path, nodes, {"input": ("float32", ("batch", WIDTH))}, outputs, weights)
+
+
+def vector_feed():
+    return {"input": random_input((3, WIDTH), seed=2)}
+
+
+def search(reference, candidate, feed=None, **options):
+    return first_divergence(reference, candidate, feed or vector_feed(), progress=False, **options)
+
+
+@pytest.mark.parametrize("number", range(LENGTH))
+def test_the_first_of_two_wrong_layers_is_found_wherever_it_is(tmp_path, number):
+    right = save_stack(tmp_path / "right.onnx")
+    wrong = save_stack(tmp_path / "wrong.onnx", spoil=(number, LENGTH - 1))
+    found = search(right, wrong)
+    assert found.kind == "jump"
+    assert found.layer.layer == f"dense{number}"
+    assert found.layer.before == 0 or math.isnan(found.layer.before)
+
+
+@pytest.mark.parametrize("number", [0, 5, LENGTH - 1])
+def test_tensors_without_common_names_are_paired_by_place(tmp_path, number):
+    right = save_stack(tmp_path / "right.onnx")
+    wrong = save_stack(tmp_path / "wrong.onnx", spoil=(number,), prefix="other_")
+    found = search(right, wrong)
+    assert found.layer.reference_tensor == f"dense{number}"
+    assert found.layer.candidate_tensor == f"other_dense{number}"
+    assert not found.reference_only
+
+
+def test_two_equal_networks_have_no_layer_at_fault(folder):
+    for reference in (small_network(), freeze(small_network())):
+        found = search(reference, exported(folder), picture_feed())
+        assert (found.kind, found.layer) == ("none", None)
+        # float32 sums in another order, 40 layers deep
+        assert max(entry.error for entry in found.layers) < 1e-5
+
+
+def test_rounding_that_adds_up_is_not_blamed_on_a_layer(tmp_path):
+    """Every matrix is 0.2 % too large: each layer adds its share, and none of them jumps."""
+    right = save_stack(tmp_path / "right.onnx")
+    found = search(right, save_stack(tmp_path / "off.onnx", weaken=1.002), tolerance=3.4e-3)
+    assert found.kind == "growth", found.to_text()
+    assert found.layer is None
+    assert "No single layer" in found.verdict
+
+
+def test_only_what_leads_to_the_wrong_output_is_searched(tmp_path):
+    right = save_stack(tmp_path / "right.onnx", branch=True)
+    wrong = save_stack(tmp_path / "wrong.onnx", branch=True, spoil=(9,))
+    found = search(right, wrong)
+    assert found.layer.layer == "dense9"
+    early = next(entry for entry in found.layers if entry.reference_tensor == "early")
+    assert early.error == 0
+
+
+def test_a_keras_network_with_two_outputs_names_the_layer_of_the_wrong_one(folder, tmp_path):
+    path = keras_to_onnx(two_input_network(), tmp_path / "two.onnx", progress=False)
+    model = onnx.load(path)
+    product = next(node for node in model.graph.node if "product" in node.output)
+    kernel = next(tensor for tensor in model.graph.initializer if tensor.name == product.input[1])
+    kernel.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernel)[:, ::-1].copy(), kernel.name))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    feed = {"left": random_input((2, 8), 3), "right": random_input((2, 8), 4)}
+    found = search(two_input_network(), tmp_path / "wrong.onnx", feed)
+    assert found.layer.layer == "product"
+    assert len([entry for entry in found.layers if entry.error > found.tolerance]) == 1, "the sum is right"
+
+
+def test_what_is_fetched_at_a_time_stays_within_the_budget(folder, tmp_path, monkeypatch):
+    """Each fetch is counted on its own, by the arrays that come back from both networks."""
+    model = onnx.load(exported(folder))
+    change = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[0] == 16)
+    change.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(change), change.name))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    held = []
+    for probe in (
+        type(open_probe(small_network(), picture_feed())),
+        type(open_probe(exported(folder), picture_feed())),
+    ):
+        fetch = probe.fetch
+
+        def counted(self, tensors, fetch=fetch):
+            values = fetch(self, tensors)
+            held.append(sum(array.nbytes for array in values.values()))
+            return values
+
+        monkeypatch.setattr(probe, "fetch", counted)
+    wide = search(small_network(), tmp_path / "wrong.onnx", picture_feed())
+    most, held[:] = max(held), []
+    largest = max(math.prod(entry.shape) * 4 for entry in wide.layers)
+    tight = search(small_network(), tmp_path / "wrong.onnx", picture_feed(), budget_bytes=2 * largest)
+    assert max(held) <= largest < most
+    assert tight.fetched_bytes <= 2 * largest
+    assert (tight.layer.layer, tight.layer.error) == (wide.layer.layer, wide.layer.error)
+
+
+def test_layers_without_a_counterpart_are_listed_on_both_sides(tmp_path):
+    """The candidate computes Tanh by another formula, of which only the end is Tanh again."""
+    right = save_stack(tmp_path / "right.onnx")
+    model = onnx.load(right)
+    place = next(index for index, node in enumerate(model.graph.node) if node.output[0] == "tanh4")
+    model.graph.node[place].CopyFrom(helper.make_node("Sin", ["dense4"], ["strange"]))
+    model.graph.node[place + 1].input[0] = "strange"
+    model.graph.node[-1].input[0] = "tanh11"
+    model.graph.node.append(helper.make_node("Cos", ["dense1"], ["unread"]))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    found = search(right, tmp_path / "wrong.onnx")
+    assert "unread (Cos)" in found.candidate_only
+    assert found.layer.layer == "tanh4 + dense5", "no tensor between them has a counterpart"
+    assert "unread (Cos)" in found.to_text()
+
+
+def test_a_name_that_holds_something_else_is_not_blamed(tmp_path):
+    """An exporter that reuses the name of a tensor for another one makes no fault, if what reads it is right."""
+    right = save_stack(tmp_path / "right.onnx")
+    model = onnx.load(right)
+    place = next(index for index, node in enumerate(model.graph.node) if node.output[0] == "dense4")
+    node = model.graph.node[place]
+    node.output[0] = "real"
+    model.graph.node[place + 1].input[0] = "real"
+    model.graph.node.insert(place + 1, helper.make_node("Exp", ["real"], ["dense4"]))
+    matrix = next(tensor for tensor in model.graph.initializer if tensor.name == "w8")
+    matrix.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(matrix).T.copy(), "w8"))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    found = search(right, tmp_path / "wrong.onnx")
+    assert found.layer.layer == "dense8", found.to_text()
+
+
+def save_hot(path, casts):
+    """Numbers up to 80,000, which `casts` sends through float16, then Tanh."""
+    nodes = [helper.make_node("Mul", ["input", "large"], ["before" if casts else "hot"])]
+    if casts:
+        nodes += [helper.make_node("Cast", ["before"], ["half"], to=TensorProto.FLOAT16)]
+        nodes += [helper.make_node("Cast", ["half"], ["hot"], to=TensorProto.FLOAT)]
+    nodes += [helper.make_node("Tanh", ["hot"], ["squashed"]), helper.make_node("Neg", ["hot"], ["output"])]
+    shape = ("float32", ("batch", WIDTH))
+    weights = {"large": np.array([1, 10, 100, 1e3, 1e4, 8e4], np.float32)}
+    return save_network(path, nodes, {"input": shape}, {"output": shape, "squashed": shape}, weights)
+
+
+def test_a_float16_overflow_is_called_one_and_drawn_as_not_finite(tmp_path):
+    feed = {"input": np.ones((2, WIDTH), np.float32)}
+    found = search(save_hot(tmp_path / "r.onnx", casts=False), save_hot(tmp_path / "w.onnx", casts=True), feed)
+    assert found.layer.reference_tensor == "hot"
+    assert found.layer.inf == (0, 2)
+    assert "80,000, float16 ends at 65,504: an overflow" in found.verdict
+    assert json.loads(found.to_json())["layer"]["error"] is None
+    texts = [text.get_text() for text in divergence_figure(found).axes[0].texts]
+    assert "not finite" in texts
+
+
+def test_the_figure_marks_the_layer_and_names_both_runners(folder, tmp_path):
+    found = search(save_stack(tmp_path / "right.onnx"), save_stack(tmp_path / "wrong.onnx", spoil=(6,)))
+    figure = divergence_figure(found)
+    axes = figure.axes[0]
+    marked = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
+    assert found.layer.depth in marked
+    assert any("dense6" in text.get_text() for text in axes.texts)
+    assert found.reference.name in axes.get_title(loc="left")
+    picture = np.asarray(Image.open(save_figure(figure, tmp_path / "f.png", dpi=60)).convert("L"))
+    assert picture.std() > 10, "the figure is not empty in grey"
+
+
+def test_the_table_shows_the_layers_around_the_jump_in_order(tmp_path):
+    found = search(save_stack(tmp_path / "right.onnx"), save_stack(tmp_path / "wrong.onnx", spoil=(6,)))
+    depths = [entry.depth for entry in found.around()]
+    assert depths == list(range(found.layer.depth - 4, found.layer.depth + 5))
+    arrow = [line for line in found.to_text().splitlines() if line.startswith("->")]
+    assert len(arrow) == 1
+    assert "dense6" in arrow[0]
+    assert "dense6" in found._repr_html_()
+
+
+def test_folded_biases_are_compared_with_the_tensor_that_has_them(folder):
+    """tf2onnx's `block1_conv1/convolution` holds the bias, the tensor of that name in Keras does not."""
+    feed = picture_feed()
+    keras, graph = open_probe(small_network(), feed), open_probe(exported(folder), feed)
+    pairs = {pair.candidate: pair for pair in pair_tensors(keras, graph).pairs}
+    pair = next(pair for name, pair in pairs.items() if name.endswith("block1_conv1_1/convolution"))
+    assert pair.reference.endswith("block1_conv1_1/BiasAdd")
+    assert pair.layer == "block1_conv1"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tolerance": 0.0}, "expected numbers above 0"),
+        ({"budget_bytes": 0}, "expected numbers above 0"),
+        ({"feed": {"a": np.zeros(1), "b": np.zeros(1)}}, "got 2 inputs"),
+        ({"candidate": "engine.plan"}, "keeps its tensors inside"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(tmp_path, options, message):
+    right = save_stack(tmp_path / "right.onnx")
+    with pytest.raises(InputError, match=message):
+        search(right, **{"candidate": right, **options})
+
+
+def test_align_finds_the_layout_and_does_not_hide_a_turned_picture():
+    nhwc = random_input((2, 5, 7, 3))
+    assert np.array_equal(align(nhwc, nhwc.transpose(0, 3, 1, 2)), nhwc)
+    assert np.array_equal(align(nhwc[:, :1, :1], nhwc[:, :1, :1].reshape(2, 3)), nhwc[:, :1, :1])
+    square = random_input((1, 4, 4, 4))
+    turned = align(square, square.transpose(0, 2, 1, 3))
+    assert not np.array_equal(turned, square)
+    assert align(nhwc, np.zeros((2, 5, 7, 4), np.float32)) is None
+
+
+def test_explain_says_what_the_numbers_show():
+    picture = random_input((1, 12, 16, 3))
+    assert explain(picture, picture[..., ::-1]) == "the order of axis 3 is reversed"
+    means = np.float32([1.0, -2.0, 0.5])
+    assert explain(picture, picture + means) == "off by a constant in each channel: +1, -2, +0.5"
+    assert "shifted by (0, 1)" in explain(picture, np.roll(picture, 1, 2))
+    assert explain(picture, picture[:, ::-1, ::-1] * 3) == ""

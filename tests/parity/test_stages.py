@@ -1,0 +1,132 @@
+"""The chain of stages: which ones there are, in which order they are compared, and what is said of the others."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from networks import small_network, two_input_network, upsampling_network
+from onnx import helper, numpy_helper
+
+from workbench.core.errors import BackendUnavailableError, EngineBuildError, ExportError, InputError
+from workbench.core.output_errors import Tolerance
+from workbench.export.keras_model import keras_to_onnx
+from workbench.parity import forms as stage_forms
+from workbench.parity.stages import verify_stages
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The small network's ONNX file, and copies whose answers are off by 1, 2 and 3 steps."""
+    folder = tmp_path_factory.mktemp("stages")
+    path = keras_to_onnx(small_network(), folder / "step0.onnx", progress=False)
+    paths = [path]
+    for step in (1, 2, 3):
+        model = onnx.load(path)
+        last = next(node for node in model.graph.node if "output" in node.output)
+        last.output[0] = "scores"
+        model.graph.node.append(helper.make_node("Add", ["scores", "step"], ["output"]))
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(step * BIAS_STEP), "step"))
+        onnx.save(model, folder / f"step{step}.onnx")
+        paths.append(folder / f"step{step}.onnx")
+    return paths
+
+
+BIAS_STEP = 0.002
+
+
+def judge(*targets, **options):
+    return verify_stages(*targets, progress=False, **options)
+
+
+@pytest.fixture
+def no_engine(monkeypatch):
+    """A machine without a GPU."""
+
+    def build(*arguments):
+        raise BackendUnavailableError("no NVIDIA driver was found; install NVIDIA's driver")
+
+    monkeypatch.setattr(stage_forms, "_build", build)
+
+
+def test_an_onnx_file_alone_is_compared_with_its_fixed_form(files, no_engine):
+    report = judge(files[0])
+    assert report.passed, report.to_text()
+    assert [stage.name for stage in report.stages] == ["ONNX", "fixed ONNX", "engine"]
+    assert report.stages[-1].skipped.startswith("no NVIDIA driver")
+    assert "Not run: engine." in report.verdict
+    assert "no NVIDIA driver" in report.to_text()
+
+
+def test_a_network_with_two_inputs_and_outputs_goes_through_every_stage(no_engine):
+    report = judge(two_input_network())
+    assert report.passed, report.to_text()
+    assert all({output.name for output in parity.outputs} == {"total", "product"} for parity in report.reports)
+
+
+def test_small_errors_that_add_up_are_not_blamed_on_a_stage(files):
+    """Each step is within the limit, the sum of three is not."""
+    ends = judge(files[0], files[3])
+    step = judge(files[0], files[1]).reports[0].outputs[0].max_relative_error
+    assert ends.reports[0].outputs[0].max_relative_error > 2.5 * step
+    allowed = Tolerance(1.5 * step, 1.5 * step, 0.0)
+    report = judge(*files, tolerance=allowed)
+    assert [parity.status for parity in report.reports] == ["pass"] * 3
+    assert report.status == "fail"
+    assert report.stage_at_fault is None
+    assert "add up" in report.verdict
+
+
+def test_the_first_of_two_stages_at_fault_is_named(files):
+    report = judge(files[0], files[3], files[1])
+    assert report.stage_at_fault == "step3.onnx"
+    assert "differs from step0.onnx" in report.verdict
+
+
+def test_a_network_that_cannot_be_converted_names_the_stage_and_the_reason(monkeypatch):
+    def refuse(frozen, path):
+        raise ExportError("tf2onnx cannot convert this graph: no operator for Strange")
+
+    monkeypatch.setattr(stage_forms, "frozen_to_onnx", refuse)
+    report = judge(two_input_network())
+    assert (report.status, report.stage_at_fault) == ("fail", "raw ONNX")
+    assert "no operator for Strange" in report.verdict
+    assert [parity.status for parity in report.reports] == ["pass"], "the frozen graph was still compared"
+
+
+def test_an_engine_that_tensorrt_refuses_is_the_stage_at_fault(files, monkeypatch):
+    def refuse(*arguments):
+        raise EngineBuildError("TensorRT cannot take the node Strange")
+
+    monkeypatch.setattr(stage_forms, "_build", refuse)
+    report = judge(files[0])
+    assert (report.status, report.stage_at_fault) == ("fail", "engine")
+    assert "TensorRT cannot take the node Strange" in report.verdict
+
+
+def test_the_report_reads_as_text_html_and_json(files):
+    report = judge(files[0], files[0], files[3])
+    content = json.loads(report.to_json())
+    assert (content["status"], content["passed"], content["stage_at_fault"]) == ("fail", False, "step3.onnx")
+    assert content["divergence"]["layer"]["layer"] == report.divergence.layer.layer
+    assert report.verdict in report.to_text().splitlines()[0]
+    html = report._repr_html_()
+    assert "step3.onnx" in html
+    assert "<table" in html
+
+
+def test_the_files_made_on_the_way_are_kept_where_asked(tmp_path, no_engine):
+    judge(two_input_network(), work_folder=tmp_path / "kept")
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["fixed.onnx", "raw.onnx"]
+
+
+def test_an_open_height_and_width_is_asked_for_before_a_stage_is_blamed(no_engine):
+    with pytest.raises(InputError, match="give --spatial H W"):
+        judge(upsampling_network())
+    report = judge(upsampling_network(), spatial=(40, 56))
+    assert len(report.reports) == 3
+
+
+def test_an_engine_alone_is_refused():
+    with pytest.raises(InputError, match="give that first"):
+        judge("model.plan")

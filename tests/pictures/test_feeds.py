@@ -1,0 +1,92 @@
+"""Inputs made for networks of which only the specs are known."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbench.core.contract import TensorSpec
+from workbench.core.errors import ImageError, InputError
+from workbench.pictures.feeds import channel_axis, make_feeds, picture_array
+from workbench.pictures.images import CITYSCAPES_MEAN, IMAGENET_MEAN_BGR
+
+CHW = TensorSpec("x", (None, 3, 32, 48), "float32")
+HWC = TensorSpec("x", (None, 32, 48, 3), "float32")
+GREY = np.full((32, 48, 3), 100, np.uint8)
+
+
+def test_pictures_go_to_both_layouts():
+    picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    chw, hwc = picture_array(picture, CHW, "raw"), picture_array(picture, HWC, "raw")
+    np.testing.assert_array_equal(hwc[0], picture)
+    np.testing.assert_array_equal(chw, hwc.transpose(0, 3, 1, 2))
+
+
+def test_each_preprocessing_has_its_range():
+    assert picture_array(GREY, HWC, "unit") == pytest.approx(100 / 127.5 - 1)
+    assert picture_array(GREY, HWC, "raw") == pytest.approx(100)
+    rgb = 100 - np.array(CITYSCAPES_MEAN)
+    np.testing.assert_allclose(picture_array(GREY, HWC, "cityscapes")[0, 0, 0], rgb, rtol=1e-5)
+    bgr = 100 - np.array(IMAGENET_MEAN_BGR)
+    np.testing.assert_allclose(picture_array(GREY, HWC, "imagenet")[0, 0, 0], bgr, rtol=1e-5)
+
+
+def test_imagenet_preprocessing_turns_the_channels_to_bgr():
+    red = np.zeros((32, 48, 3), np.uint8)
+    red[..., 0] = 255
+    assert picture_array(red, HWC, "imagenet")[0, 0, 0].argmax() == 2
+
+
+def test_a_fixed_batch_is_filled():
+    assert picture_array(GREY, TensorSpec("x", (4, 3, 32, 48), "float32"), "raw").shape == (4, 3, 32, 48)
+
+
+def test_built_in_pictures_are_photographs_and_street_scenes():
+    names = [name for name, _ in make_feeds({"x": CHW})]
+    assert "astronaut" in names
+    assert any(name.startswith("street scene") for name in names)
+
+
+def test_a_folder_of_pictures_is_used(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "mine.png")
+    assert [name for name, _ in make_feeds({"x": CHW}, tmp_path)] == ["mine.png"]
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    (tmp_path / "mine.png").write_text("no")
+    with pytest.raises(ImageError, match=r"mine\.png"):
+        list(make_feeds({"x": CHW}, tmp_path))
+
+
+def test_other_inputs_get_the_same_random_numbers_each_time():
+    specs = {"v": TensorSpec("v", (None, 8), "float32"), "n": TensorSpec("n", (None, None), "int64")}
+    first, again = (list(make_feeds(specs)) for _ in range(2))
+    assert first[0][1]["v"].shape == (1, 8)
+    assert first[0][1]["n"].shape == (1, 16)
+    assert set(np.unique(first[0][1]["n"])) <= {0, 1}
+    np.testing.assert_array_equal(first[0][1]["v"], again[0][1]["v"])
+    assert not np.array_equal(first[0][1]["v"], first[1][1]["v"])
+
+
+def test_pictures_for_a_network_without_pictures_are_refused(tmp_path):
+    with pytest.raises(InputError, match="leave --images out"):
+        list(make_feeds({"v": TensorSpec("v", (None, 8), "float32")}, tmp_path))
+
+
+def test_an_open_picture_size_is_refused():
+    with pytest.raises(InputError, match="convert the model with fixed height and width first"):
+        picture_array(GREY, TensorSpec("x", (None, None, None, 3), "float32"), "raw")
+
+
+def test_strings_are_refused():
+    with pytest.raises(InputError, match="for which no test input can be made"):
+        list(make_feeds({"s": TensorSpec("s", (None,), "object")}))
+
+
+def test_an_unknown_preprocessing_is_refused():
+    with pytest.raises(InputError, match="got preprocess='magic', expected one of unit, raw"):
+        list(make_feeds({"x": CHW}, preprocess="magic"))
+
+
+def test_three_columns_of_numbers_are_no_picture():
+    assert channel_axis(TensorSpec("v", (None, 3), "float32")) is None
+    assert channel_axis(TensorSpec("v", (None, 3, 8, 8), "int64")) is None

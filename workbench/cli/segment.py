@@ -1,0 +1,475 @@
+"""The network for street scenes in whatever form there is, and the way from a picture to its label map."""
+
+import contextlib
+import errno
+import hashlib
+import io
+import os
+import tempfile
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+from tqdm.auto import tqdm
+
+from workbench import __version__
+from workbench.core.contract import Runner
+from workbench.core.errors import BackendUnavailableError, ImageError, InputError, ModelError, OutputError
+from workbench.core.files import atomic_path, cache_folder, make_folder
+from workbench.core.packages import load_keras
+from workbench.models import fcn_vgg16
+from workbench.models.fcn_vgg16 import STREET_SIZE, street_input
+from workbench.onnx_graph.file import external_files
+from workbench.pictures.cityscapes import CITYSCAPES, VOID, argmax_classes, color_map, train_ids_to_ids
+from workbench.pictures.images import IMAGE_SUFFIXES, list_images, load_image
+from workbench.runners.backends import open_runner
+from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
+
+
+@contextlib.contextmanager
+def open_street_network(
+    weights: str | os.PathLike[str] = "street-scenes",
+    model: str | os.PathLike[str] | None = None,
+    backend: str = "auto",
+    progress: bool = False,
+    at_once: int = 1,
+) -> Iterator[tuple[Runner, str]]:
+    """Open the demonstration network, or another one for Cityscapes' classes.
+
+    Args:
+        weights: see `fcn_vgg16.weights_path`. The network is converted to ONNX once, which needs Keras, and kept
+            in the cache.
+        model: open this file instead, an `.onnx` or a `.plan`, which need no Keras, or a Keras model's.
+        backend: see `open_runner`.
+        progress: show a bar while the network is converted.
+        at_once: how many threads will call an ONNX network; the processor's cores are shared among them.
+    Yields:
+        The runner, and a short name that only this network has.
+    Raises:
+        InputError: a network of other inputs or outputs.
+        ModelError: the file, or the weights, cannot be opened.
+        BackendUnavailableError: Keras, or the backend, is needed and missing.
+    """
+    file = fcn_vgg16.weights_path(weights) if model is None else _existing(Path(model))
+    with tempfile.TemporaryDirectory() as spare:
+        target = file if model is not None else _network(file, backend, Path(spare), progress)
+        with _open(target, backend, at_once) as runner:
+            _check_network(runner)
+            yield runner, _digest(file)
+
+
+def _open(target: Any, backend: str, at_once: int) -> Runner:
+    """Open an ONNX file with its share of the cores: whole images side by side are faster than one on all cores."""
+    is_onnx = isinstance(target, Path) and target.suffix.lower() == ".onnx"
+    if at_once > 1 and is_onnx and backend in ("auto", "onnxruntime"):
+        return OnnxRuntimeRunner(target, threads=max(1, _cores() // at_once))
+    return open_runner(target, backend)
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _existing(model: Path) -> Path:
+    if not model.exists():
+        raise ModelError(f"{model} does not exist; give an .onnx file, a .plan or a Keras model")
+    return model
+
+
+def _network(weights: Path, backend: str, spare: Path, progress: bool) -> Any:
+    """Return what `open_runner` opens: an ONNX file, or the Keras model for backend="keras"."""
+    if backend == "tensorrt":
+        raise InputError(
+            "got backend='tensorrt' without a plan; run: workbench convert fcn_vgg16 x.onnx, then: "
+            "workbench build x.onnx -o x.plan, and give it with --model x.plan (model= in Python)"
+        )
+    if backend == "keras":
+        return fcn_vgg16.demonstration_model(load_keras(), STREET_SIZE, weights)
+    return _converted(weights, spare, progress)
+
+
+def _converted(weights: Path, spare: Path, progress: bool) -> Path:
+    """Return the network as ONNX: from the cache, or converted into it, or into `spare` where there can be no cache."""
+    try:
+        folder = make_folder(cache_folder().with_name("networks"))
+    except OutputError:
+        folder = spare
+    path = folder / f"fcn_vgg16-{_digest(weights)}-{STREET_SIZE[0]}x{STREET_SIZE[1]}-{__version__}.onnx"
+    if not path.is_file():
+        try:
+            keras = load_keras()
+        except BackendUnavailableError as error:
+            raise BackendUnavailableError(
+                f"{error}; or convert the network on another machine, workbench convert fcn_vgg16 x.onnx, "
+                "and give it with --model x.onnx (model= in Python)"
+            ) from error
+        from workbench.export.keras_model import keras_to_onnx
+
+        keras_to_onnx(fcn_vgg16.demonstration_model(keras, STREET_SIZE, weights), path, progress=progress)
+    return path
+
+
+def segment_image(
+    runner: Runner, image: NDArray[np.uint8], lock: contextlib.AbstractContextManager[Any] | None = None
+) -> NDArray[np.uint8]:
+    """Go from a picture of any size to its label map of the same size.
+
+    The picture is resized with Pillow's smoothing bilinear filter, 20 times faster than `rescale_image` and 0.4 of
+    255 from it on average; labels are resized to the nearest.
+
+    Args:
+        runner: a network with logits, float32 (batch, 3, h, w) to (batch, 19 or 20, h, w), or with the
+            pre-processing fused in, uint8 (batch, h, w, 3); its output may be a label map, (batch, h, w) integers.
+        image: (H, W, 3) uint8 RGB.
+        lock: held while the network runs.
+    Returns:
+        (H, W) uint8 train ids; 255 is void.
+    Raises:
+        ModelError: the logits are not all finite, or the labels are none of Cityscapes'.
+    """
+    (name, spec), *_ = runner.inputs.items()
+    height, width = _network_size(runner)
+    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    small = np.asarray(picture)
+    feed = small[None] if spec.dtype == "uint8" else street_input(small, (height, width))
+    with lock or contextlib.nullcontext():
+        output = next(iter(runner.infer({name: feed}).values()))[0]
+    labels = Image.fromarray(_labels(output)).resize((image.shape[1], image.shape[0]), Image.Resampling.NEAREST)
+    return np.asarray(labels)
+
+
+def _digest(path: Path) -> str:
+    """A short name for what computes: the start of the SHA-256 of all its files."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files += external_files(path) if path.suffix.lower() == ".onnx" else []
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            whole.update(hashlib.file_digest(content, "sha256").digest())
+    return whole.hexdigest()[:16]
+
+
+def _check_network(runner: Runner) -> None:
+    takes, gives = list(runner.inputs.values()), list(runner.outputs.values())
+    good = len(takes) == len(gives) == 1 and len(takes[0].shape) == 4
+    if good:
+        dtype, axes = takes[0].dtype, takes[0].shape
+        good = (dtype == "uint8" and axes[3] == 3) or (dtype == "float32" and axes[1] == 3)
+        logits = len(gives[0].shape) == 4 and gives[0].shape[1] in (len(CITYSCAPES), len(CITYSCAPES) + 1)
+        good &= logits or (len(gives[0].shape) == 3 and np.dtype(gives[0].dtype).kind in "iu")
+    if not good:
+        raise InputError(
+            f"got {runner!r}, expected a network for Cityscapes' classes: float32 (batch, 3, h, w) or uint8 "
+            "(batch, h, w, 3) in, logits (batch, 19 or 20, h, w) or labels (batch, h, w) out; see fcn_vgg16"
+        )
+
+
+def _network_size(runner: Runner) -> tuple[int, int]:
+    spec = next(iter(runner.inputs.values()))
+    height, width = spec.shape[1:3] if spec.dtype == "uint8" else spec.shape[2:4]
+    return height or STREET_SIZE[0], width or STREET_SIZE[1]
+
+
+def _labels(output: np.ndarray) -> NDArray[np.uint8]:
+    """Turn the logits or labels of one image into (h, w) train ids, void as 255."""
+    if output.ndim == 3:
+        if not np.isfinite(output).all():
+            bad = int(output.size - np.isfinite(output).sum())
+            raise ModelError(
+                f"the network answered NaN or infinity in {bad} of {output.size} logits; nothing is painted"
+            )
+        output = argmax_classes(output)
+    labels = np.where(output == len(CITYSCAPES), VOID, output)
+    if ((labels != VOID) & ((labels < 0) | (labels > len(CITYSCAPES)))).any():
+        raise ModelError(f"the network answered the label {labels[labels != VOID].max()}, expected 0..19 or 255")
+    return labels.astype(np.uint8)
+
+
+SAVES = {"color": ".png", "overlay": ".jpg", "trainids": ".png", "labelids": ".png"}
+"""What can be written, and in which format: photographs as JPEG, label maps and flat colours without loss."""
+
+SHOWN_FAILURES = 20
+"""How many bad images a report lists in words; `FolderReport.failed` has all of them."""
+
+_LAST_BYTES = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9"}
+_STOPS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # the next image could not be written either
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that was skipped, and why, in one sentence."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What `segment_folder` did.
+
+    Attributes:
+        out: the folder of results.
+        written: results of this run, sorted.
+        kept: results that an earlier run had written, sorted.
+        failed: images that were skipped, sorted.
+        runner: the name of what computed, such as `ONNX Runtime 1.31.1 (CPU)`.
+        seconds: wall time of the images, without opening the network.
+    """
+
+    out: Path
+    written: tuple[Path, ...]
+    kept: tuple[Path, ...]
+    failed: tuple[Failure, ...]
+    runner: str
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every image has its result."""
+        return not self.failed
+
+    def to_text(self) -> str:
+        """Say in a few lines what was written, what was there already and what was skipped and why."""
+        rate = f", {len(self.written) / self.seconds:.1f} images/s" if self.written and self.seconds else ""
+        lines = [f"written   {len(self.written)} in {self.out} by {self.runner}{rate}"]
+        lines += [f"kept      {len(self.kept)} that were there already"] if self.kept else []
+        lines += [f"skipped   {len(self.failed)}:"] if self.failed else []
+        lines += [f"  {failure.reason}" for failure in self.failed[:SHOWN_FAILURES]]
+        if len(self.failed) > SHOWN_FAILURES:
+            lines.append(f"  and {len(self.failed) - SHOWN_FAILURES} more")
+        return "\n".join(lines).encode("utf-8", "replace").decode()  # a file name need not be valid text
+
+
+def segment_folder(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    save: str = "overlay",
+    weights: str | os.PathLike[str] = "street-scenes",
+    model: str | os.PathLike[str] | None = None,
+    backend: str = "auto",
+    progress: bool = True,
+    workers: int = 2,
+) -> FolderReport:
+    """Segment every image of a folder; call it again after an interruption and it goes on where it stopped.
+
+    `workers` images are in memory at a time, however many there are: while one is in the network, others are
+    decoded, coloured or written. ONNX Runtime runs several at a time and shares the cores among them. A bad image is
+    skipped and reported. A result that is there, whole and made of the same file by the same network, is kept.
+
+    Args:
+        folder: the images; not modified.
+        out: the folder of results, made if missing: NAME_overlay.jpg, or NAME_color.png, NAME_trainids.png,
+            NAME_labelids.png; each has the size of its image, seen upright.
+        save: `"overlay"` (half image, half colours), `"color"`, `"trainids"` (255 is void) or `"labelids"` (what
+            cityscapesScripts evaluates; 0 is void).
+        weights: `"street-scenes"`, `"camvid"`, or an `.npz` file of the demonstration network. It is converted to
+            ONNX once, which needs Keras, and kept in the cache.
+        model: run this network instead, such as an `.onnx` file or a `.plan`; it needs no Keras.
+        backend: see `open_runner`.
+        progress: show a bar.
+        workers: threads, each with one image at a time.
+    Returns:
+        What was written, kept and skipped.
+    Raises:
+        InputError: no images, `out` is `folder`, unknown options, or a network that does not segment street scenes.
+        OutputError: results cannot be written, such as on a full disk; those that were written are whole.
+        BackendUnavailableError: Keras is needed and missing.
+    """
+    _check_options(save, workers)
+    paths = list_images(folder)
+    target = _output_folder(Path(folder), Path(out))
+    network = open_street_network(weights, model, backend, progress, at_once=workers)
+    with warnings.catch_warnings(), network as (runner, digest):
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # load_image refuses such a file in words
+        one_at_a_time = runner.info.backend != "onnxruntime"
+        lock = threading.Lock() if one_at_a_time else contextlib.nullcontext()
+        return _run(_Job(runner, save, target, _output_names(paths), digest, lock), paths, workers, progress)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    source: Path
+    result: Path
+    kind: str  # "written", "kept" or "failed"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the threads share."""
+
+    runner: Runner
+    save: str
+    out: Path
+    names: dict[Path, str]
+    network: str
+    lock: contextlib.AbstractContextManager[Any]
+
+    def segment(self, path: Path) -> _Outcome:
+        """Do one image from reading to writing; only what would stop every other image too is raised."""
+        target = self.out / f"{self.names[path]}_{self.save}{SAVES[self.save]}"
+        try:
+            before = _signature(path)
+            stamp = f"workbench segment: network {self.network}, source {before}"
+            if _is_whole(target, stamp):
+                return _Outcome(path, target, "kept")
+            encoded = self._encode(path, before, stamp)
+        except (InputError, OSError, MemoryError) as error:
+            return _failed(path, target, error)
+        try:
+            with atomic_path(target) as temporary:
+                temporary.write_bytes(encoded)
+        except OSError as error:
+            if getattr(error.__cause__, "errno", None) in _STOPS:
+                raise
+            return _failed(path, target, error)
+        return _Outcome(path, target, "written")
+
+    def _encode(self, path: Path, before: str, stamp: str) -> bytes:
+        """Read and segment one image; return the bytes of its result."""
+        try:
+            image = load_image(path)
+        except ImageError:
+            _check_unchanged(path, before)
+            raise
+        labels = segment_image(self.runner, image, self.lock)
+        _check_unchanged(path, before)
+        return _encoded(_picture(self.save, image, labels), SAVES[self.save], stamp)
+
+
+def _run(job: _Job, paths: Sequence[Path], workers: int, progress: bool) -> FolderReport:
+    outcomes: list[_Outcome] = []
+    start = time.perf_counter()
+    with (
+        tqdm(total=len(paths), desc="segment", unit="image", disable=not progress) as bar,
+        contextlib.closing(_map_bounded(job.segment, paths, workers)) as results,
+    ):
+        try:
+            for outcome in results:
+                outcomes.append(outcome)
+                bar.update()
+        except OutputError as error:
+            done = sum(outcome.kind != "failed" for outcome in outcomes)
+            raise OutputError(
+                f"{error}; {done} of {len(paths)} results are written, and the same call goes on from there"
+            ) from error
+    outcomes.sort(key=lambda outcome: outcome.source)
+    return FolderReport(
+        out=job.out,
+        written=tuple(outcome.result for outcome in outcomes if outcome.kind == "written"),
+        kept=tuple(outcome.result for outcome in outcomes if outcome.kind == "kept"),
+        failed=tuple(Failure(outcome.source, outcome.reason) for outcome in outcomes if outcome.kind == "failed"),
+        runner=job.runner.info.name,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _map_bounded(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
+) -> Generator[_Result, None, None]:
+    """Map in threads and yield as results come; at most `workers` run and `workers` wait.
+
+    When the caller stops or something raises, what runs is finished, what waits is dropped.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="segment")
+    pending: set[Future[_Result]] = set()
+    try:
+        for item in items:
+            pending.add(pool.submit(function, item))
+            if len(pending) >= 2 * workers:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _failed(path: Path, target: Path, error: BaseException) -> _Outcome:
+    reason = str(error) or type(error).__name__
+    return _Outcome(path, target, "failed", reason if str(path) in reason else f"{path}: {reason}")
+
+
+def _picture(save: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Image.Image:
+    if save == "trainids":
+        return Image.fromarray(labels)
+    if save == "labelids":
+        return Image.fromarray(train_ids_to_ids(labels))
+    colors = Image.fromarray(color_map(labels))
+    return colors if save == "color" else Image.blend(Image.fromarray(image), colors, 0.5)
+
+
+def _encoded(picture: Image.Image, suffix: str, stamp: str) -> bytes:
+    """Encode in memory: a full disk then shows as what it is when the bytes are written."""
+    buffer = io.BytesIO()
+    if suffix == ".jpg":
+        picture.save(buffer, "JPEG", quality=92, comment=stamp)
+    else:
+        text = PngImagePlugin.PngInfo()
+        text.add_text("Comment", stamp)
+        picture.save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
+def _is_whole(path: Path, stamp: str) -> bool:
+    """Whether a result is there to its last byte and carries this stamp."""
+    last = _LAST_BYTES[path.suffix]
+    try:
+        with path.open("rb") as file, Image.open(file) as picture:
+            found = picture.info.get("comment", picture.info.get("Comment", ""))
+            file.seek(-len(last), os.SEEK_END)
+            return file.read() == last and (found.decode() if isinstance(found, bytes) else found) == stamp
+    except (OSError, ValueError):  # not there, or not an image: make it
+        return False
+
+
+def _signature(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read ({error.strerror}); was it moved or deleted?") from error
+    return f"{status.st_size} bytes of {status.st_mtime_ns}"
+
+
+def _check_unchanged(path: Path, before: str) -> None:
+    if _signature(path) != before:
+        raise ImageError(f"{path} changed while it was read; run again when it is complete")
+
+
+def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Name results after their images: without the suffix, unless two images would then share a name."""
+    stems = Counter(path.stem.casefold() for path in paths)
+    ends_alike = [Path(path.stem).suffix.lower() in IMAGE_SUFFIXES for path in paths]
+    return {
+        path: path.name if alike or stems[path.stem.casefold()] > 1 else path.stem
+        for path, alike in zip(paths, ends_alike, strict=True)
+    }
+
+
+def _output_folder(folder: Path, out: Path) -> Path:
+    made = make_folder(out)
+    if made.samefile(folder):
+        raise InputError(f"got {out} for the results, which is the folder of the images; choose another folder")
+    return made
+
+
+def _check_options(save: str, workers: int) -> None:
+    if save not in SAVES:
+        raise InputError(f"got save={save!r}, expected one of {', '.join(SAVES)}")
+    if workers < 1:
+        raise InputError(f"got workers={workers}, expected 1 or more")

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, files, packages, the runner contract, comparing, reports, child processes."""

@@ -1,0 +1,286 @@
+"""Compare what two runners answer to the same images, and say in one sentence whether it is still right.
+
+Errors are measured relative to the range of the reference output (its largest minus its smallest
+value), so compare logits, not probabilities: a sigmoid or softmax hides and inflates errors.
+"""
+
+import dataclasses
+import html
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from workbench.core.errors import InputError
+from workbench.core.output_errors import ClassAxis, Names, OutputParity, OutputSums, Tolerance, worst_first
+from workbench.core.report import COLORS, Status, count, finite_or_none, html_table, percent, text_table
+
+HEADINGS = (
+    "output", "result", "shape", "range", "max error", "mean error", "relative L2", "cosine", "agreement",
+    "NaN, Inf",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The verdict on a candidate, and the numbers behind it.
+
+    Attributes:
+        reference_name, candidate_name: the two runners, as they name themselves.
+        status: "pass"; "fail"; or "inconclusive": the reference hardly varies, equal answers show nothing.
+        verdict: one sentence.
+        outputs: one entry for each output.
+        images: how many images were compared.
+        worst: (image, max_relative_error over all outputs), worst image first.
+        notes: sentences on how far the evidence reaches.
+        tolerance: what was allowed.
+    """
+
+    reference_name: str
+    candidate_name: str
+    status: Status
+    verdict: str
+    outputs: tuple[OutputParity, ...]
+    images: int
+    worst: tuple[tuple[str, float], ...]
+    notes: tuple[str, ...]
+    tolerance: Tolerance
+
+    @property
+    def passed(self) -> bool:
+        """True only if the answers are the same and the comparison shows it."""
+        return self.status == "pass"
+
+    def to_text(self) -> str:
+        """Write the report as an aligned table; the first line is the verdict."""
+        table = text_table(HEADINGS, [_cells(output) for output in self.outputs])
+        return "\n".join([self.verdict, "", *table, "", *self._remarks()]) + "\n"
+
+    def to_html(self) -> str:
+        """Write the report as a small table that reads well in light and dark notebooks."""
+        table = html_table(HEADINGS, [_cells(output) for output in self.outputs])
+        remarks = "".join(f'<div style="opacity:.8">{html.escape(text)}</div>' for text in self._remarks())
+        return (
+            f'<div style="border-left:.35em solid {COLORS[self.status]};padding:.2em .8em;color:inherit">'
+            f'<div style="font-weight:600;margin-bottom:.4em">{html.escape(self.verdict)}</div>{table}{remarks}</div>'
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def to_json(self) -> str:
+        """Write the report as strict JSON: numbers that are not finite become null."""
+        content = {"passed": self.passed, **dataclasses.asdict(self)}
+        for entry, output in zip(content["outputs"], self.outputs, strict=True):
+            entry["status"] = output.status
+        return json.dumps(finite_or_none(content), indent=2, allow_nan=False) + "\n"
+
+    def _remarks(self) -> list[str]:
+        allowed = self.tolerance
+        lines = [
+            f"Reference: {self.reference_name}. Candidate: {self.candidate_name}. {count(self.images, 'image')}.",
+            f"Errors are shares of the reference's range. Allowed: max {allowed.max_relative_error:.0e}, "
+            f"mean {allowed.mean_relative_error:.0e}, agreement {percent(allowed.agreement)}.",
+        ]
+        if len(self.worst) > 1:
+            worst = ", ".join(f"{name} ({error:.1e})" for name, error in self.worst[:3])
+            lines.append(f"Worst: {worst}.")
+        lines += [f"Output {output.name}: {problem}." for output in self.outputs for problem in output.problems]
+        return lines + [f"Note: {note}" for note in self.notes]
+
+
+def _cells(output: OutputParity) -> tuple[str, ...]:
+    agreement = "-" if output.agreement is None else f"{percent(output.agreement)} {output.agreement_of}"
+    if output.top5_agreement is not None:
+        agreement += f", {percent(output.top5_agreement)} top-5"
+    return (
+        output.name,
+        output.status,
+        " x ".join("?" if length is None else str(length) for length in output.shape) or "scalar",
+        _number(output.reference_range, ".4g"),
+        _number(output.max_relative_error, ".1e"),
+        _number(output.mean_relative_error, ".1e"),
+        _number(output.relative_l2, ".1e"),
+        _number(output.cosine, ".6f"),
+        agreement,
+        f"{sum(output.nan)}, {sum(output.inf)}",
+    )
+
+
+def _number(value: float, style: str) -> str:
+    return "-" if math.isnan(value) else format(value, style)
+
+
+FLOAT32 = Tolerance()
+"""What is allowed where both sides calculate in float32."""
+
+Outputs = Mapping[str, ArrayLike]
+Pair = tuple[Outputs, Outputs] | tuple[str | Sequence[str], Outputs, Outputs]
+
+
+def compare_outputs(
+    reference: Outputs,
+    candidate: Outputs,
+    *,
+    reference_name: str,
+    candidate_name: str,
+    tolerance: Tolerance = FLOAT32,
+    class_axis: ClassAxis = "auto",
+    image_names: Sequence[str] | None = None,
+) -> ParityReport:
+    """Compare the outputs of two runners for one batch of images.
+
+    Args:
+        reference: output name to array, axis 0 is the image; logits rather than probabilities.
+        candidate: the same from the other runner.
+        reference_name: `RunnerInfo.name` of the reference, for the report.
+        candidate_name: the same of the candidate.
+        tolerance: what is allowed.
+        class_axis: axis of the classes; "auto" takes axis 1 of (N, K), the shorter of axis 1 and the last of
+            four axes, and none otherwise; None compares no answers.
+        image_names: one name per image, for the list of the worst.
+    Returns:
+        The report; `passed` is True only if the answers agree and the comparison can show it.
+    Raises:
+        InputError: no outputs, no numbers, or fewer names than images.
+
+    >>> logits = np.array([[1.0, 5.0, 2.0], [7.0, 0.0, 1.0]], np.float32)
+    >>> report = compare_outputs(
+    ...     {"output": logits}, {"output": logits + 0.5}, reference_name="A", candidate_name="B"
+    ... )
+    >>> report.passed, report.outputs[0].cause
+    (False, 'a constant offset of +0.5')
+    """
+    pair: Pair = (reference, candidate) if image_names is None else (image_names, reference, candidate)
+    return compare_batches(
+        [pair],
+        reference_name=reference_name,
+        candidate_name=candidate_name,
+        tolerance=tolerance,
+        class_axis=class_axis,
+    )
+
+
+def compare_batches(
+    pairs: Iterable[Pair],
+    *,
+    reference_name: str,
+    candidate_name: str,
+    tolerance: Tolerance = FLOAT32,
+    class_axis: ClassAxis = "auto",
+) -> ParityReport:
+    """Compare two runners batch by batch, holding one batch and one more image at a time.
+
+    Args:
+        pairs: (reference, candidate) outputs of each batch, or (name, reference, candidate) where name is
+            a string or one string per image; see `compare_outputs` for the rest.
+        reference_name: as there.
+        candidate_name: as there.
+        tolerance: as there.
+        class_axis: as there.
+    Returns:
+        One report over all images, the same as for one large batch.
+    Raises:
+        InputError: as there.
+    """
+    sums: dict[Names, OutputSums] = {}
+    images = 0
+    for pair in pairs:
+        left, right = _as_arrays(pair[-2]), _as_arrays(pair[-1])
+        batch = _batch_size(list(left.values()))
+        image_names = _name_images(pair[0] if len(pair) == 3 else None, images, batch)
+        for names in _pair_outputs(left, right):
+            total = sums.setdefault(names, OutputSums(names, class_axis, tolerance))
+            total.add_batch(left.get(names[0] or ""), right.get(names[1] or ""), image_names)
+        images += batch
+    if not sums:
+        raise InputError("got no outputs to compare; run at least one image through both runners")
+    outputs = tuple(total.finish() for total in sums.values())
+    notes = _renamed(outputs)
+    notes += [note for total, output in zip(sums.values(), outputs, strict=True) for note in total.notes(output)]
+    if images == 1:
+        notes.append("only one image was compared; several different ones show more.")
+    status: Status = "pass" if any(output.tells for output in outputs) else "inconclusive"
+    if any(output.problems for output in outputs):
+        status = "fail"
+    verdict = _verdict(status, reference_name, candidate_name, outputs, images, tolerance)
+    worst = worst_first(itertools.chain.from_iterable(output.worst for output in outputs))
+    return ParityReport(
+        reference_name, candidate_name, status, verdict, outputs, images, worst, tuple(notes), tolerance
+    )
+
+
+def _verdict(
+    status: Status, reference: str, candidate: str, outputs: tuple[OutputParity, ...], images: int,
+    allowed: Tolerance,
+) -> str:  # fmt: skip
+    on = f"on {count(images, 'image')}"
+    if status == "fail":
+        failed = [output for output in outputs if output.problems]
+        first = next((output for output in failed if output.cause), failed[0])
+        reasons = [first.problems[0], first.cause] if first.cause else [first.problems[0]]
+        reasons += [f"{count(len(failed) - 1, 'more output')} failed"] if len(failed) > 1 else []
+        return f'FAIL: {candidate} differs from {reference} in output "{first.name}": {"; ".join(reasons)}.'
+    if status == "inconclusive":
+        varies = max(output.sensitivity or 0.0 for output in outputs)
+        return (
+            f"INCONCLUSIVE: {candidate} agrees with {reference} {on}, but the reference varies by only "
+            f"{varies:.1e} of its range, so that a lost preprocessing step would not show; "
+            "use other images, or trained or calibrated weights."
+        )
+    judged = [output for output in outputs if not output.holds_integers] or outputs
+    error = max(output.max_relative_error for output in judged)
+    text = f"PASS: {candidate} answers like {reference} {on}: largest error {error:.1e} of the range"
+    text += f" (allowed {allowed.max_relative_error:.0e})"
+    agreements = [(output.agreement, output.agreement_of) for output in outputs if output.agreement is not None]
+    return text + "".join(f", {what} agreement {percent(share)}" for share, what in sorted(agreements)[:1]) + "."
+
+
+def _renamed(outputs: tuple[OutputParity, ...]) -> list[str]:
+    pairs = [
+        f"{output.name} with {output.candidate_output}"
+        for output in outputs
+        if output.candidate_output not in (None, output.name)
+    ]
+    return [f"the outputs have different names and were paired by position: {', '.join(pairs)}."] if pairs else []
+
+
+def _as_arrays(outputs: Outputs) -> dict[str, NDArray]:
+    arrays = {name: np.asarray(value) for name, value in outputs.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"output {name} is {array.dtype}, expected real numbers; leave it out of the comparison")
+    return arrays
+
+
+def _batch_size(arrays: list[NDArray]) -> int:
+    """Length of the batch axis that all outputs share; 1 if they share none."""
+    lengths = {array.shape[0] if array.ndim else None for array in arrays}
+    length = lengths.pop() if len(lengths) == 1 and any(array.ndim > 1 for array in arrays) else 1
+    return length or 1
+
+
+def _name_images(names: str | Sequence[str] | None, before: int, count: int) -> list[str]:
+    if names is None:
+        return [f"image {before + number}" for number in range(1, count + 1)]
+    if isinstance(names, str):
+        return [names] if count == 1 else [f"{names}, {number}" for number in range(1, count + 1)]
+    if len(names) != count:
+        raise InputError(f"got {len(names)} names for {count} images; give one name per image")
+    return list(names)
+
+
+def _pair_outputs(reference: Mapping[str, NDArray], candidate: Mapping[str, NDArray]) -> list[Names]:
+    """Pair outputs by name, and the rest by position if their shapes leave no doubt."""
+    pairs: list[Names] = [(name, name) for name in reference if name in candidate]
+    left = [name for name in reference if name not in candidate]
+    right = [name for name in candidate if name not in reference]
+    shapes = [reference[name].shape for name in left]
+    certain = shapes == [candidate[name].shape for name in right] and len(set(shapes)) == len(shapes)
+    if len(left) == len(right) and (certain or len(left) == 1):
+        return [*pairs, *zip(left, right, strict=True)]
+    return [*pairs, *((name, None) for name in left), *((None, name) for name in right)]

@@ -1,0 +1,416 @@
+"""The errors of one output, summed up image by image, and what they say about it."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.core.errors import InputError
+from workbench.core.report import Status, count, percent
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a candidate may be from the reference; made for float32 on both sides.
+
+    Attributes:
+        max_relative_error: largest error of a single value, as a share of the reference's range.
+            Float32 sums in another order give 1e-7 to 1e-5 in networks of 20 to 100 layers. Planted in a
+            ResNet-50 with random weights, swapped channels, a lost mean and an input shifted by one pixel
+            give 1e-1, 3e-1 and 9e-3. 1e-4 lies between.
+        mean_relative_error: mean error, same unit. Rounding is rarely large, so its mean is far below its
+            maximum; 1e-5 finds a small error that is everywhere, such as TF32 or float16 somewhere inside.
+        agreement: share of images or pixels with the same answer, 0..1. Rounding only changes the answer
+            where two classes are equally strong within 1e-5, less than 1 pixel in 1000.
+
+    Raises:
+        InputError: a number is negative or not finite, or `agreement` is above 1.
+    """
+
+    max_relative_error: float = 1e-4
+    mean_relative_error: float = 1e-5
+    agreement: float = 0.999
+
+    def __post_init__(self) -> None:
+        values = dataclasses.astuple(self)
+        if not all(math.isfinite(value) and value >= 0 for value in values) or self.agreement > 1:
+            raise InputError(f"got {self}, expected shares of 0 or more and an agreement of at most 1")
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """How one output of the candidate compares with the reference's; errors are shares of the range.
+
+    Attributes:
+        name: name of the output in the reference (in the candidate, if only that has it).
+        candidate_output: its name in the candidate; None if it has none.
+        shape: shape over all images; None where the images differ.
+        reference_range: largest minus smallest reference value.
+        max_relative_error: largest absolute error / range (infinite if values are not finite).
+        mean_relative_error: mean absolute error / range.
+        relative_l2: L2 norm of the error / L2 norm of the reference.
+        cosine: cosine of the angle between both outputs taken as vectors.
+        agreement: share of equal answers, 0..1, or None; `agreement_of` says of what.
+        top5_agreement: mean share of the five strongest classes that are the same, or None.
+        nan, inf: counts in the reference and in the candidate.
+        shift: (rows, columns) by which the candidate is displaced, or None.
+        sensitivity: how much the reference varies between images (one image: between pixels), or None.
+        worst: (image, max_relative_error), worst image first.
+        problems: why this output fails; empty if it does not.
+        cause: what the numbers say about the cause, or None.
+        tells: False if the reference varies too little for a comparison to mean anything.
+    """
+
+    name: str
+    candidate_output: str | None
+    shape: tuple[int | None, ...]
+    reference_range: float = math.nan
+    max_relative_error: float = math.nan
+    mean_relative_error: float = math.nan
+    relative_l2: float = math.nan
+    cosine: float = math.nan
+    agreement: float | None = None
+    agreement_of: str = ""
+    top5_agreement: float | None = None
+    nan: tuple[int, int] = (0, 0)
+    inf: tuple[int, int] = (0, 0)
+    shift: tuple[int, int] | None = None
+    sensitivity: float | None = None
+    worst: tuple[tuple[str, float], ...] = ()
+    problems: tuple[str, ...] = ()
+    cause: str | None = None
+    tells: bool = True
+
+    @property
+    def holds_integers(self) -> bool:
+        """Whether the values are labels, which are equal or not: only their agreement is judged."""
+        return self.agreement_of == "value"
+
+    @property
+    def status(self) -> Status:
+        """Whether this output passes, fails, or shows nothing."""
+        if self.problems:
+            return "fail"
+        return "pass" if self.tells else "inconclusive"
+
+
+LARGEST_SHIFT = 3
+"""Pixels, in both directions, in which a displaced output is looked for."""
+
+TELLING_SENSITIVITY = 0.01
+"""A reference that varies by less than this share of its range cannot show that a step of the
+preprocessing is lost."""
+
+ClassAxis = int | Literal["auto"] | None
+Names = tuple[str | None, str | None]  # of one output in the reference and in the candidate
+
+
+@dataclass
+class OutputSums:
+    """Running sums over the images of one output; x is the reference and d the error."""
+
+    names: Names
+    class_axis: ClassAxis
+    tolerance: Tolerance
+    mismatch: str = ""
+    shape: tuple[int | None, ...] = ()
+    n: int = 0
+    x: float = 0.0
+    xx: float = 0.0
+    xd: float = 0.0
+    d: float = 0.0
+    dd: float = 0.0
+    absolute: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+    candidate_low: float = math.inf
+    candidate_high: float = -math.inf
+    nan: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
+    inf: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
+    errors: dict[str, float] = field(default_factory=dict)
+    agreement_of: str = ""
+    answers: int = 0
+    agreeing: int = 0
+    answers_seen: set[int] = field(default_factory=set)
+    top5: list[float] = field(default_factory=list)
+    first: NDArray | None = None
+    between_images: float | None = None
+    between_pixels: float | None = None
+    shift: tuple[int, int] | None = None
+    shift_searches: int = 0
+
+    def add_batch(self, reference: NDArray | None, candidate: NDArray | None, names: list[str]) -> None:
+        """Add one batch; an output that one side does not have is None."""
+        self.mismatch = self.mismatch or _mismatch(reference, candidate)
+        if reference is None or candidate is None or self.mismatch:
+            return
+        self._add_shape(reference.shape)
+        axis = _find_class_axis(reference.shape, self.class_axis)
+        if reference.ndim and len(names) == len(reference):
+            for name, one, other in zip(names, reference, candidate, strict=True):
+                self._add_image(name, one, other, None if axis is None else axis - 1)
+        else:  # not one entry per image: the whole array belongs to the first image
+            self._add_image(names[0], reference, candidate, axis)
+
+    def _add_shape(self, shape: tuple[int, ...]) -> None:
+        if not self.shape:
+            self.shape = shape
+        elif len(shape) == len(self.shape):
+            rest = [a if a == b else None for a, b in zip(self.shape[1:], shape[1:], strict=True)]
+            self.shape = ((self.shape[0] or 0) + shape[0], *rest)
+
+    def _add_image(self, name: str, reference: NDArray, candidate: NDArray, axis: int | None) -> None:
+        error = self._add_values(reference, candidate)
+        self.errors[name] = max(error, self.errors.get(name, 0.0))
+        self._add_answers(reference, candidate, axis)
+        self._add_variation(reference, axis)
+        failing = self.tolerance.max_relative_error * (self.high - self.low) < error < math.inf
+        if failing and self.shift is None and self.shift_searches < 3:
+            self.shift_searches += 1
+            self.shift = _find_shift(reference, candidate, axis)
+
+    def _add_values(self, reference: NDArray, candidate: NDArray) -> float:
+        """Add all values of one image, and return its largest error."""
+        x = reference.ravel().astype(np.float64)
+        with np.errstate(invalid="ignore"):  # inf - inf
+            error = candidate.ravel() - x
+        finite = np.isfinite(error)
+        all_finite = bool(finite.all())
+        if not all_finite:
+            self.nan += [np.isnan(array).sum() for array in (reference, candidate)]
+            self.inf += [np.isinf(array).sum() for array in (reference, candidate)]
+            x, error = x[finite], error[finite]
+        if x.size:
+            self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
+            self.candidate_low = min(self.candidate_low, float(candidate.min()))
+            self.candidate_high = max(self.candidate_high, float(candidate.max()))
+            self.n += x.size
+            self.x += float(x.sum())
+            self.xx += float(x @ x)
+            self.xd += float(x @ error)
+            self.d += float(error.sum())
+            self.dd += float(error @ error)
+            np.abs(error, out=error)
+            self.absolute += float(error.sum())
+        return float(error.max(initial=0.0)) if all_finite else math.inf
+
+    def _add_answers(self, reference: NDArray, candidate: NDArray, axis: int | None) -> None:
+        if reference.dtype.kind != "f":
+            self.agreement_of, left, right = "value", reference, candidate
+        elif axis is None or not reference.size:
+            return
+        elif reference.shape[axis] == 1:
+            self.agreement_of, left, right = "sign", reference > 0, candidate > 0
+        else:
+            self.agreement_of = "top-1" if reference.ndim == 1 else "pixel"
+            left, right = reference.argmax(axis), candidate.argmax(axis)
+        self.answers += left.size
+        self.agreeing += int(np.count_nonzero(left == right))
+        if len(self.answers_seen) < 2 and left.size:
+            self.answers_seen |= {int(left.min()), int(left.max())}
+        if self.agreement_of == "top-1" and reference.size >= 5:
+            five = [set(np.argsort(-array, kind="stable")[:5].tolist()) for array in (reference, candidate)]
+            self.top5.append(len(five[0] & five[1]) / 5)
+
+    def _add_variation(self, reference: NDArray, axis: int | None) -> None:
+        """Note how much the reference varies: between the first and the other images, or in the first."""
+        if self.first is None:
+            self.first = reference.copy()
+            others = tuple(a for a in range(reference.ndim) if a != axis)
+            if reference.ndim > 1 and reference.size and reference.dtype.kind == "f":
+                self.between_pixels = float(np.max(reference.max(axis=others) - reference.min(axis=others)))
+        elif self.first.shape == reference.shape:
+            with np.errstate(invalid="ignore"):  # infinite values are counted elsewhere
+                change = np.abs(np.subtract(self.first, reference, dtype=np.float64)).max(initial=0.0)
+            self.between_images = max(float(change), self.between_images or 0.0)
+
+    def finish(self) -> OutputParity:
+        """Turn the sums into the result."""
+        name = str(self.names[1] if self.names[0] is None else self.names[0])
+        if self.mismatch:
+            return OutputParity(name, self.names[1], self.shape, problems=(self.mismatch,))
+        scale, sensitivity = self._scale(), self._sensitivity()
+        worst = worst_first((image, error / scale) for image, error in self.errors.items())
+        limit = max(TELLING_SENSITIVITY, self.tolerance.max_relative_error)
+        result = OutputParity(
+            name,
+            self.names[1],
+            self.shape,
+            reference_range=max(0.0, self.high - self.low),
+            max_relative_error=worst[0][1],
+            mean_relative_error=self.absolute / max(1, self.n) / scale,
+            relative_l2=math.sqrt(self.dd / self.xx) if self.xx > 0 else math.sqrt(self.dd),
+            cosine=self._cosine(),
+            agreement=self.agreeing / self.answers if self.answers else None,
+            agreement_of=self.agreement_of,
+            top5_agreement=float(np.mean(self.top5)) if self.top5 else None,
+            nan=(int(self.nan[0]), int(self.nan[1])),
+            inf=(int(self.inf[0]), int(self.inf[1])),
+            sensitivity=sensitivity,
+            worst=worst,
+            tells=not self._is_constant() and (sensitivity is None or sensitivity >= limit),
+        )
+        problems = tuple(_find_problems(result, self.tolerance))
+        if not problems:
+            return result
+        return dataclasses.replace(result, problems=problems, shift=self.shift, cause=self._find_cause())
+
+    def notes(self, output: OutputParity) -> list[str]:
+        """What weakens the evidence of this output."""
+        if output.problems:
+            return []
+        if not output.tells:
+            return [f"output {output.name} of the reference hardly varies, so that it shows nothing."]
+        if len(self.answers_seen) == 1 and self.answers > 1:
+            what = f"every {self.agreement_of} answer of the reference is the same"
+            return [f"output {output.name}: {what}, so that the agreement says little; the errors count."]
+        return []
+
+    def _is_constant(self) -> bool:
+        """Whether the reference holds one number, up to the rounding of float32."""
+        return not self.high - self.low > 1e-6 * max(abs(self.high), abs(self.low))
+
+    def _scale(self) -> float:
+        """What errors are divided by: the range or, for a constant, its size."""
+        if not self._is_constant():
+            return self.high - self.low
+        return (max(abs(self.high), abs(self.low)) if self.n else 0.0) or 1.0
+
+    def _sensitivity(self) -> float | None:
+        between = self.between_pixels if self.between_images is None else self.between_images
+        if self._is_constant():
+            return 0.0
+        return None if between is None else between / self._scale()
+
+    def _cosine(self) -> float:
+        candidate = self.xx + 2 * self.xd + self.dd
+        if self.xx <= 0 or candidate <= 0:
+            return 1.0 if self.dd == 0 else math.nan
+        return min(1.0, (self.xx + self.xd) / math.sqrt(self.xx * candidate))
+
+    def _correlation(self) -> float:
+        """Correlation of reference and candidate, without its sign."""
+        variance, covariance = self.xx - self.x**2 / self.n, self.xd - self.x * self.d / self.n
+        candidate = variance + 2 * covariance + self.dd - self.d**2 / self.n
+        both = variance * candidate
+        return abs(variance + covariance) / math.sqrt(both) if both > 0 else 0.0
+
+    def _find_cause(self) -> str | None:
+        """Name a cause only where the numbers show it: it explains over 99 % of the squared error."""
+        if self.nan.any() or self.inf.any():
+            return None  # the problem itself says so
+        if self.shift is not None:
+            return f"shifted by {self.shift} pixels (rows, columns)"
+        if self.agreement_of == "value" or self._is_constant() or self.dd == 0:
+            return None
+        if self.candidate_low == self.candidate_high:
+            return f"the candidate gives {self.candidate_low:.3g} everywhere"
+        if self._correlation() < 0.995:
+            return None
+        if self.dd - self.d**2 / self.n < 0.01 * self.dd:
+            return f"a constant offset of {self.d / self.n:+.3g}"
+        if self.dd - self.xd**2 / self.xx < 0.01 * self.dd:
+            return f"scaled by {1 + self.xd / self.xx:.3g}"
+        return None
+
+
+def worst_first(errors: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """Keep the largest error of each image, and sort by it."""
+    largest: dict[str, float] = {}
+    for name, error in errors:
+        largest[name] = max(error, largest.get(name, 0.0))
+    return tuple(sorted(largest.items(), key=lambda entry: -entry[1]))
+
+
+def _mismatch(reference: NDArray | None, candidate: NDArray | None) -> str:
+    """What makes two outputs incomparable; empty if nothing does."""
+    if reference is None:
+        return "the reference has no such output"
+    if candidate is None:
+        return "the candidate has no such output"
+    if reference.shape != candidate.shape:
+        text = f"shape {candidate.shape}, expected {reference.shape}"
+        same = sorted(reference.shape) == sorted(candidate.shape)
+        return f"{text} (the same lengths in another order: the layout differs)" if same else text
+    if (reference.dtype.kind == "f") != (candidate.dtype.kind == "f"):
+        return f"dtype {candidate.dtype}, expected {reference.dtype}"
+    return ""
+
+
+def _find_problems(output: OutputParity, allowed: Tolerance) -> Iterator[str]:
+    for kind, numbers in (("NaN", output.nan), ("infinite", output.inf)):
+        for number, side in zip(numbers, ("reference", "candidate"), strict=True):
+            if number:
+                yield f"{count(number, kind + ' value')} in the {side}"
+    if not output.holds_integers:
+        error, limit = output.max_relative_error, allowed.max_relative_error
+        if error > limit:
+            yield f"largest error {error:.1e} of the range (allowed {limit:.0e})"
+        error, limit = output.mean_relative_error, allowed.mean_relative_error
+        if error > limit:
+            yield f"mean error {error:.1e} of the range (allowed {limit:.0e})"
+    if output.agreement is not None and output.agreement < allowed.agreement:
+        share, needed = percent(output.agreement), percent(allowed.agreement)
+        yield f"{output.agreement_of} agreement {share} (at least {needed} needed)"
+
+
+def _find_class_axis(shape: tuple[int, ...], class_axis: ClassAxis) -> int | None:
+    if class_axis is None:
+        return None
+    if class_axis == "auto":
+        if len(shape) == 4:
+            return 1 if shape[1] <= shape[3] else 3
+        return 1 if len(shape) == 2 else None
+    axis = class_axis + len(shape) if class_axis < 0 else class_axis
+    if not 1 <= axis < len(shape):
+        raise InputError(f"got class_axis {class_axis} for an output of shape {shape}, expected 1..{len(shape) - 1}")
+    return axis
+
+
+def _find_shift(reference: NDArray, candidate: NDArray, axis: int | None) -> tuple[int, int] | None:
+    """Find the displacement of one image's output, in the channel with the largest spread."""
+    if reference.ndim == 3 and axis is not None:
+        one, other = np.moveaxis(reference, axis, 0), np.moveaxis(candidate, axis, 0)
+        channel = int(np.argmax(one.std(axis=(1, 2), dtype=np.float64)))
+        one, other = one[channel], other[channel]
+    elif reference.ndim == 2 and axis is None:
+        one, other = reference, candidate
+    else:
+        return None
+    return best_shift(one.astype(np.float64), other.astype(np.float64), _squared_error)
+
+
+def _squared_error(one: NDArray, other: NDArray) -> float:
+    return float(np.square(other - one).sum())
+
+
+def best_shift(
+    reference: NDArray, candidate: NDArray, error: Callable[[NDArray, NDArray], float]
+) -> tuple[int, int] | None:
+    """Find the displacement (rows, columns) that makes an error at least nine times smaller.
+
+    A pixel (y, x) of the reference is compared with (y + rows, x + columns) of the candidate.
+
+    Args:
+        reference: (H, W) array.
+        candidate: (H, W) array.
+        error: how far two arrays of one size are apart, such as a sum of squares or a count.
+    Returns:
+        The displacement, up to `LARGEST_SHIFT` pixels in both directions, or None.
+    """
+    s = LARGEST_SHIFT
+    rows, columns = reference.shape[0] - 2 * s, reference.shape[1] - 2 * s
+    if rows < 2 or columns < 2:
+        return None
+    inner = reference[s : s + rows, s : s + columns]
+    errors = {
+        (y, x): error(inner, candidate[s + y : s + y + rows, s + x : s + x + columns])
+        for y, x in itertools.product(range(-s, s + 1), repeat=2)
+    }
+    best = min(errors, key=lambda shift: (errors[shift], abs(shift[0]) + abs(shift[1])))
+    return best if best != (0, 0) and 9 * errors[best] <= errors[0, 0] else None

@@ -1,0 +1,111 @@
+"""The one door to heavy, optional packages."""
+
+import contextlib
+import importlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from types import ModuleType
+
+from workbench.core.errors import BackendUnavailableError
+
+
+def require_backend(name: str, extra: str) -> ModuleType:
+    """Import an optional package, or say in one sentence how to install it.
+
+    Args:
+        name: the module to import, such as `"tensorflow"`.
+        extra: the extra of this project that installs it, such as `"keras"`.
+    Returns:
+        The imported module.
+    Raises:
+        BackendUnavailableError: the module, or a library it needs, is not there.
+    """
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise BackendUnavailableError(
+            f"{name} cannot be imported ({error}); in the project's folder run: pip install -e '.[{extra}]'"
+        ) from error
+
+
+def load_keras() -> ModuleType:
+    """Import Keras 3 on TensorFlow without TensorFlow's start-up messages.
+
+    GPU memory is taken as it is needed, not all at once, so that TensorRT can live beside it.
+
+    Returns:
+        The `keras` module.
+    Raises:
+        BackendUnavailableError: TensorFlow or Keras is not installed.
+    """
+    load_tensorflow()
+    return require_backend("keras", "keras")
+
+
+def load_tf_keras() -> ModuleType:
+    """Import tf_keras, the Keras 2 of older models, without TensorFlow's start-up messages.
+
+    Returns:
+        The `tf_keras` module; it lives beside Keras 3 in one process.
+    Raises:
+        BackendUnavailableError: TensorFlow or tf_keras is not installed.
+    """
+    load_tensorflow()
+    return require_backend("tf_keras", "classic")
+
+
+def load_tensorflow() -> ModuleType:
+    """Import TensorFlow without its start-up messages and with GPU memory growth.
+
+    Raises:
+        BackendUnavailableError: TensorFlow is not installed.
+    """
+    if "tensorflow" in sys.modules:
+        return require_backend("tensorflow", "keras")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _quiet_stderr():
+        tensorflow = require_backend("tensorflow", "keras")
+        for device in tensorflow.config.list_physical_devices("GPU"):
+            with contextlib.suppress(RuntimeError):  # someone used the GPU before us: their setting stands
+                tensorflow.config.experimental.set_memory_growth(device, True)
+    return tensorflow
+
+
+def package_version(package: str) -> str | None:
+    """Return the installed version of a distribution, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def processor_name() -> str:
+    """Return the processor's model name where the system tells it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hold back what native code writes to standard error; show it if the import fails."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -1,0 +1,383 @@
+"""Build an engine from an ONNX file, in the precision asked for, or take it from the cache."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from workbench import __version__
+from workbench.core.contract import BACKEND_NAMES
+from workbench.core.driver import Gpu, probe_driver, require_gpu
+from workbench.core.errors import DriverError, InputError, ModelError, OutputError
+from workbench.core.files import atomic_path
+from workbench.core.process import temporary_folder
+from workbench.engine import cache as engine_cache
+from workbench.engine.commands import DEFAULT_WORKSPACE, polygraphy_command, trtexec_command
+from workbench.engine.layer_types import types_text
+from workbench.engine.plan import (
+    DEFAULT_BATCH,
+    MAX_RANK,
+    Plan,
+    PlanManifest,
+    Profile,
+    manifest_path,
+    profile_text,
+    resolve_profile,
+)
+from workbench.engine.process import run_build
+from workbench.engine.tensorrt_api import Flavour, available_flavours, open_flavour
+from workbench.onnx_graph.file import check, known_digest, take_digest
+from workbench.precision.convert import convert, find_nodes, want
+from workbench.precision.spec import Wanted, check_wanted
+
+if TYPE_CHECKING:
+    from workbench.precision.calibration import Calibration
+
+PathLike = str | os.PathLike[str]
+_MINIMUM_WORKSPACE = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that shapes a plan, but for the network itself."""
+
+    path: Path
+    flavour: Flavour
+    gpu: Gpu | None
+    targets: tuple[str, ...]
+    shape: Any
+    profile: Any
+    wanted: Wanted
+    options: dict[str, Any]
+
+    def key(self, digest: str) -> str:
+        """The cache key, with the hash of the network."""
+        return engine_cache.make_key(
+            onnx=digest,
+            flavour=[self.flavour.name, self.flavour.version],
+            gpu=[self.gpu.name, self.gpu.capability] if self.gpu else None,
+            targets=self.targets,
+            shapes=[_plain(self.shape), _plain(self.profile), DEFAULT_BATCH],
+            precision=[self.wanted.precision, self.wanted.digest],
+            options=self.options,
+            workbench=__version__,
+        )
+
+
+def build_engine(
+    onnx_path: PathLike,
+    shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    *,
+    precision: str = "fp32",
+    calibration: "PathLike | Calibration | None" = None,
+    images: PathLike | None = None,
+    preprocess: str = "unit",
+    keep: Sequence[str] = (),
+    workspace_bytes: int = DEFAULT_WORKSPACE,
+    profile: Mapping[str, Any] | None = None,
+    targets: Sequence[str] | None = None,
+    progress: bool = True,
+    flavour: str | None = None,
+    timeout_s: float | None = None,
+    cache: bool = True,
+    version_compatible: bool = False,
+) -> Plan:
+    """Build a TensorRT engine in a child process, strongly typed: what the layers compute in is in the ONNX file.
+
+    A float32 file is converted to the precision first, by `to_fp16`, `to_bf16`, `quantize_int8` or `quantize_fp8`; one
+    that is in it already is taken as it is. The types that TensorRT gives the layers are then compared with what was
+    asked for: types, not kernels, which are chosen on the GPU.
+
+    Args:
+        onnx_path: the model.
+        shape: one shape for the only input, or a dict by name: inputs that never change their shape.
+        precision: `"fp32"` (without TF32), `"tf32"`, `"fp16"`, `"bf16"`, `"int8"` or `"fp8"`.
+        calibration: for 8 bits, what `calibrate` found, or its file; with `images`, the file to write.
+        images: a folder of pictures, to calibrate 8 bits, or to find values that float16 cannot hold.
+        preprocess: how the network was trained to see pictures; one of `feeds.PREPROCESSINGS`.
+        keep: names of nodes that stay in float32.
+        workspace_bytes: scratch memory that one layer may use at most.
+        profile: smallest, most usual and largest shape by input name; an open batch gets 1, 4 and 8.
+        targets: GPU generations to build for ahead of time, such as `["sm89", "sm120"]`; RTX only.
+        progress: show a bar, and print the profile.
+        flavour: a key of `tensorrt_api.FLAVOURS`; the first that can build when None.
+        timeout_s: end the build after this many seconds.
+        cache: take an engine built before from the cache, and keep this one there.
+        version_compatible: newer versions and the lean runtime may load it; full TensorRT only.
+    Returns:
+        The plan and its manifest.
+    Raises:
+        InputError: a wrong argument, profile, target, input type or calibration; or nothing that can be converted.
+        ModelError: the file is not a whole, valid ONNX model.
+        BackendUnavailableError: no TensorRT that can build is installed.
+        DriverError: this TensorRT builds on a GPU only, and there is none.
+        EngineBuildError: TensorRT refused, crashed or took too long, or its layers are not in the precision; its
+            `log` has TensorRT's own lines.
+    """
+    check_wanted(precision, keep, calibration, images)
+    _check_numbers(workspace_bytes, timeout_s)
+    chosen = _choose_flavour(flavour, targets)
+    checked = _check_targets(chosen, targets)
+    options: dict[str, Any] = {"workspace_bytes": int(workspace_bytes), "tf32": precision == "tf32"}
+    options |= {"version_compatible": bool(version_compatible), "keep": sorted(keep)}
+    wanted = Wanted(precision, tuple(keep))
+    job = _Job(Path(onnx_path), chosen, _building_gpu(chosen), checked, shape, profile, wanted, options)
+    if images is not None:
+        _check_model(job)  # before minutes are spent on the pictures
+    job = replace(job, wanted=want(job.path, wanted, calibration, images, preprocess, progress=progress))
+    return _take_or_build(job, progress=progress, timeout_s=timeout_s, cache=cache)
+
+
+def _take_or_build(job: _Job, *, progress: bool, timeout_s: float | None, cache: bool) -> Plan:
+    known = known_digest(job.path) if cache else None
+    plan = engine_cache.read_entry(job.key(known)) if known else None
+    if plan is None:
+        resolved = _check_model(job)
+        digest = take_digest(job.path)
+        plan = engine_cache.read_entry(job.key(digest)) if cache and digest != known else None
+    if plan is not None:
+        _say(progress, f"{job.path.name}: built before, from the cache\n{profile_text(plan.manifest.profiles[0])}")
+        return replace(plan, manifest=replace(plan.manifest, onnx_name=job.path.name))
+    _say(progress, f"{job.path.name}: profile\n{profile_text(resolved)}")
+    plan = _build(job, resolved, digest, progress=progress, timeout_s=timeout_s, cache=cache)
+    if cache:
+        engine_cache.write_entry(job.key(digest), plan)
+    return plan
+
+
+def _check_numbers(workspace_bytes: int, timeout_s: float | None) -> None:
+    if isinstance(workspace_bytes, bool) or not hasattr(workspace_bytes, "__index__"):
+        raise InputError(f"got workspace_bytes={workspace_bytes!r}, expected a whole number of bytes")
+    if workspace_bytes < _MINIMUM_WORKSPACE:
+        raise InputError(f"got workspace_bytes={workspace_bytes}, expected at least {_MINIMUM_WORKSPACE} (1 MiB)")
+    if timeout_s is not None and not timeout_s > 0:
+        raise InputError(f"got timeout_s={timeout_s}, expected seconds above 0, or None for no limit")
+
+
+def _choose_flavour(name: str | None, targets: Sequence[str] | None) -> Flavour:
+    """With targets and no name, the first flavour that builds ahead of time."""
+    if name is None and targets:
+        for flavour in available_flavours()[0]:
+            if flavour.builds_ahead_of_time:
+                return flavour
+    return open_flavour(name, for_building=True)
+
+
+def _check_targets(flavour: Flavour, targets: Sequence[str] | None) -> tuple[str, ...]:
+    if not targets:
+        return ()
+    if isinstance(targets, str):
+        raise InputError(f"got targets={targets!r}, expected a list such as [{targets!r}]")
+    if not flavour.builds_ahead_of_time:
+        raise InputError(
+            f"got targets for {flavour.title}, which builds for the GPU of this machine only; leave targets out, or "
+            "use flavour='tensorrt_rtx'"
+        )
+    wanted = tuple(dict.fromkeys(str(target).lower() for target in targets))
+    for target in wanted:
+        if target not in flavour.targets:
+            raise InputError(f"got the target {target!r}, expected some of {', '.join(flavour.targets)}")
+    return wanted
+
+
+def _building_gpu(flavour: Flavour) -> Gpu | None:
+    """The GPU that takes part in the build: none where the flavour builds ahead of time and none is here."""
+    if flavour.builds_ahead_of_time:
+        gpus = probe_driver().gpus
+        return gpus[0] if gpus else None
+    try:
+        return require_gpu()
+    except DriverError as error:
+        raise DriverError(
+            f"{flavour.title} builds on a GPU only: {error}; flavour='tensorrt_rtx' builds for RTX GPUs anywhere"
+        ) from error
+
+
+def _check_model(job: _Job) -> Profile:
+    """Check the file and its inputs; return the whole profile."""
+    summary = check(job.path)
+    for spec in (*summary.inputs, *summary.outputs):
+        if spec.dtype == "object":
+            raise ModelError(f"{spec.name!r} of {job.path} holds text; TensorRT takes numbers only: convert it outside")
+        if spec.dtype in ("float64", "complex64", "complex128"):
+            raise ModelError(
+                f"{spec.name!r} of {job.path} is {spec.dtype}; TensorRT has no such type: export in float32"
+            )
+        if len(spec.shape) > MAX_RANK:
+            raise ModelError(
+                f"{spec.name!r} of {job.path} has {len(spec.shape)} axes; TensorRT takes {MAX_RANK} at most"
+            )
+    return resolve_profile({spec.name: spec for spec in summary.inputs}, job.shape, job.profile)
+
+
+def _build(job: _Job, profile: Profile, digest: str, *, progress: bool, timeout_s: float | None, cache: bool) -> Plan:
+    gpu = None if job.flavour.builds_ahead_of_time else job.gpu
+    with temporary_folder() as folder:
+        converted = folder / job.path.name
+        report = convert(job.path, converted, job.wanted)
+        kept = report.kept if report is not None else find_nodes(job.path, job.wanted.keep)
+        request = {
+            "onnx_path": str(converted if report is not None else job.path.resolve()),
+            "flavour": job.flavour.name,
+            "profiles": [profile],
+            "targets": job.targets,
+            "workspace_bytes": job.options["workspace_bytes"],
+            "version_compatible": job.options["version_compatible"],
+            "timing_cache": _timing_cache(job.flavour, gpu) if cache and gpu else "",
+            "precision": job.wanted.precision,
+            "kept": [name for name, _, _ in kept],
+            "whole": report is not None,
+        }
+        data, facts = run_build(request, title=f"build {job.path.name}", progress=progress, timeout_s=timeout_s)
+    manifest = _manifest(job, profile, digest, data, facts)
+    words = tuple({"node": name, "operator": operator, "reason": reason} for name, operator, reason in kept)
+    return Plan(data, replace(manifest, kept=words, converted=report is not None))
+
+
+def _manifest(job: _Job, profile: Profile, digest: str, data: bytes, facts: Mapping[str, Any]) -> PlanManifest:
+    gpu = None if job.flavour.builds_ahead_of_time else job.gpu
+    return PlanManifest(
+        flavour=job.flavour.name,
+        version=job.flavour.version,
+        compute_capability=gpu.capability if gpu else None,
+        gpu_name=gpu.name if gpu else "",
+        targets=job.targets,
+        onnx_name=job.path.name,
+        onnx_sha256=digest,
+        plan_sha256=hashlib.sha256(data).hexdigest(),
+        plan_bytes=len(data),
+        precision=job.wanted.precision,
+        profiles=(profile,),
+        options=job.options,
+        layers=facts["layers"],
+        types=facts["types"],
+        qdq_pairs=facts["layers"].get("DEQUANTIZE", 0),
+        calibration=job.wanted.digest,
+        kernels=tuple(facts["kernels"]),
+        memory=facts["memory"],
+        workbench=__version__,
+        built=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _timing_cache(flavour: Flavour, gpu: Gpu) -> str:
+    return str(engine_cache.timing_cache_path(flavour.name, flavour.version, gpu.name))
+
+
+def _plain(value: Any) -> Any:
+    """Shapes and profiles as lists and numbers, whatever they are written with."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if np.ndim(value) == 0:
+        return int(value) if hasattr(value, "__index__") else repr(value)
+    return [_plain(entry) for entry in value]
+
+
+def _say(progress: bool, text: str) -> None:
+    if progress:
+        tqdm.write(text)
+
+
+_SHOWN = 4
+
+
+def save_engine(plan: Plan, path: PathLike) -> Path:
+    """Write a plan to `path`, and its manifest to `path` + `.json`, each whole or not at all.
+
+    Returns:
+        The path of the plan.
+    Raises:
+        OutputError: the folder does not exist or cannot be written to, or the disk is full.
+    """
+    target = Path(path)
+    # The plan is put in place first: a plan beside an older manifest is refused as damaged, not run.
+    with atomic_path(manifest_path(target)) as manifest_file, atomic_path(target) as plan_file:
+        manifest_file.write_text(plan.manifest.to_json(), encoding="utf-8")
+        plan_file.write_bytes(plan.data)
+    return target
+
+
+def check_plan_path(path: PathLike) -> None:
+    """Refuse a plan's path before minutes are spent on building it.
+
+    Raises:
+        InputError: the name is that of a model.
+        OutputError: the folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() in (".onnx", ".json"):
+        raise InputError(f"got {path} as the plan to write, expected a name that ends in .plan")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+
+
+def engine_text(plan: Plan, path: PathLike) -> str:
+    """Return a few lines for people: the plan's size, layers, and where it runs."""
+    manifest = plan.manifest
+    layers = ", ".join(f"{count} {kind.lower()}" for kind, count in manifest.layers.items())
+    if manifest.targets:
+        where = f"GPUs of {', '.join(manifest.targets)}"
+    elif manifest.gpu_name:
+        where = f"{manifest.gpu_name}, compute capability {manifest.compute_capability}"
+    else:
+        where = f"the GPUs that {BACKEND_NAMES[manifest.flavour]} builds for by itself"
+    return (
+        f"{os.fspath(path)}: {manifest.plan_bytes / 1e6:.1f} MB, {manifest.precision}, "
+        f"built by {BACKEND_NAMES[manifest.flavour]} {manifest.version}\n"
+        f"layers   {sum(manifest.layers.values())} before fusion ({layers})\n"
+        f"{_types_text(manifest)}{_kernels_text(manifest)}"
+        f"runs on  {where}\n"
+        f"manifest {manifest_path(path)}"
+    )
+
+
+def _types_text(manifest: PlanManifest) -> str:
+    """What the layers compute in, and which were left wider."""
+    if not manifest.types:
+        return ""
+    pairs = f"; {manifest.qdq_pairs} pairs of Q and DQ" if manifest.qdq_pairs else ""
+    text = f"types    {types_text(manifest.types)}{pairs}; types of the network, not kernels\n"
+    reasons: dict[str, list[str]] = {}
+    for entry in manifest.kept:
+        reasons.setdefault(entry["reason"], []).append(entry["node"])
+    for reason, nodes in reasons.items():
+        more = f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else ""
+        text += f"float32  {', '.join(nodes[:_SHOWN])}{more}: {reason}\n"
+    return text
+
+
+def _kernels_text(manifest: PlanManifest) -> str:
+    """What the builder made of the layers, where its log told."""
+    if not manifest.kernels or not manifest.memory:
+        return ""
+    sizes = ", ".join(f"{name.removesuffix('_bytes')} {size / 1e6:.0f} MB" for name, size in manifest.memory.items())
+    return f"kernels  {len(manifest.kernels)} after fusion; memory on the GPU: {sizes}\n"
+
+
+def equivalent_commands(plan: Plan, onnx_path: PathLike, plan_path: PathLike) -> tuple[str, str]:
+    """Return the trtexec and polygraphy lines that build the same engine.
+
+    Args:
+        plan: what was built.
+        onnx_path: the network that was built; where `plan.manifest.converted`, the converted one.
+        plan_path: the plan to write.
+    """
+    manifest = plan.manifest
+    same: dict[str, Any] = {
+        "workspace_bytes": int(manifest.options["workspace_bytes"]),
+        "flavour": manifest.flavour,
+        "tf32": manifest.precision == "tf32",
+    }
+    profile = manifest.profiles[0]
+    return (
+        trtexec_command(onnx_path, plan_path, profile, targets=manifest.targets, **same),
+        polygraphy_command(onnx_path, plan_path, profile, **same),
+    )

@@ -1,0 +1,234 @@
+"""Which types TensorRT gave the layers of a network, held against the precision that was asked for.
+
+These are types, not kernels: a kernel is chosen on the GPU, when the engine is optimised for it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from workbench.core.errors import EngineBuildError
+from workbench.engine.tensorrt_api import dtype_name
+from workbench.precision.spec import EIGHT_BITS, TYPE_OF
+
+if TYPE_CHECKING:
+    import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
+WEIGHTY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
+"""Kinds of layers that 8 bits are for: nearly all the arithmetic and all the large weights."""
+
+_FLOATS = ("FLOAT", "HALF", "BF16", "FP8")
+# They move or convert numbers: their type costs memory, but no accuracy.
+_MOVES = {
+    "ASSERTION", "CAST", "CONCATENATION", "CONDITION", "CONDITIONAL_INPUT", "CONDITIONAL_OUTPUT", "CONSTANT",
+    "DEQUANTIZE", "FILL", "GATHER", "IDENTITY", "ITERATOR", "LOOP_OUTPUT", "ONE_HOT", "PADDING", "QUANTIZE",
+    "RECURRENCE", "REVERSE_SEQUENCE", "SCATTER", "SELECT", "SHAPE", "SHUFFLE", "SLICE", "SQUEEZE", "TRIP_LIMIT",
+    "UNSQUEEZE",
+}  # fmt: skip
+# A node in the body of another is told as `name | body | name of the other`.
+_NODE = re.compile(r"\[ONNX Layer: ([^\]]+?)(?: \||\])")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LayerType:
+    """What a layer computes in, as the parsed network says.
+
+    Attributes:
+        node: name of the ONNX node that it does.
+        kind: such as `"CONVOLUTION"`.
+        dtype: of what it gives, such as `"float16"`.
+        reads: what its numbers and weights are dequantised from, such as `"int8"`; empty where they are not.
+        near: nodes that it may be a part of, where TensorRT does not say: those next to it in the network.
+    """
+
+    node: str
+    kind: str
+    dtype: str
+    reads: str = ""
+    near: tuple[str, ...] = ()
+
+
+def read_types(network: "trt.INetworkDefinition") -> list[LayerType]:
+    """Read the type of every layer that computes with floating point numbers.
+
+    Layers that only move numbers, that compute shapes, or that TensorRT folds since all their inputs are constants
+    are left out.
+
+    Args:
+        network: a strongly typed network, after parsing.
+    Returns:
+        One entry for each such layer, in the network's order.
+    """
+    found = (network.get_layer(index) for index in range(network.num_layers))
+    layers = [layer for layer in found if layer is not None]
+    makers = {tensor.name: layer for layer in layers for tensor in _outputs(layer)}
+    users: dict[str, list[trt.ILayer]] = {}
+    for layer in layers:
+        for tensor in _inputs(layer):
+            users.setdefault(tensor.name, []).append(layer)
+    constants = _constants(layers)
+    types = []
+    for layer in layers:
+        given = [tensor for tensor in _outputs(layer) if _is_float(tensor)]
+        if layer.type.name not in _MOVES and given and given[0].name not in constants:
+            near = () if _node(layer) else (*_after(layer, users), *_before(layer, makers))
+            node = _node(layer) or next(iter(near), layer.name)
+            types.append(LayerType(node, layer.type.name, dtype_name(given[0].dtype), _reads(layer, makers), near))
+    return types
+
+
+def count_types(layers: Iterable[LayerType]) -> dict[str, dict[str, int]]:
+    """Count the types of each kind of layer; a layer between 8-bit pairs counts as `"int8 to float32"`.
+
+    >>> count_types([LayerType("a", "CONVOLUTION", "float16"), LayerType("b", "CONVOLUTION", "float16")])
+    {'CONVOLUTION': {'float16': 2}}
+    """
+    table: dict[str, Counter[str]] = {}
+    for layer in layers:
+        table.setdefault(layer.kind, Counter())[f"{layer.reads} to {layer.dtype}" if layer.reads else layer.dtype] += 1
+    return {kind: dict(counts.most_common()) for kind, counts in table.items()}
+
+
+def check_types(layers: Sequence[LayerType], precision: str, kept: Collection[str] = (), *, whole: bool = True) -> None:
+    """Refuse a network whose layers are not in the precision that was asked for.
+
+    Args:
+        layers: of the parsed network.
+        precision: one of `PRECISIONS`.
+        kept: names of ONNX nodes that may be wider.
+        whole: for 8 bits, refuse every convolution and matrix product that is not between pairs; else only a network
+            in which none is. A file that came quantised may leave some out on purpose.
+    Raises:
+        EngineBuildError: with the names of the layers.
+    """
+    wrong, of = _wrong_layers(layers, precision)
+    if precision in EIGHT_BITS and len(wrong) == of:
+        raise EngineBuildError(_none_quantised(precision, of))
+    if precision in EIGHT_BITS and not whole:
+        return
+    names = {name for entry in kept for name in (entry, f"node_of_{entry}")}  # TensorRT's name of a nameless node
+    wrong = [layer for layer in wrong if names.isdisjoint((layer.node, *layer.near))]
+    if wrong:
+        raise EngineBuildError(_complaint(wrong, of, precision))
+
+
+def types_text(types: Mapping[str, Mapping[str, int]]) -> str:
+    """Say which types the layers have, the most frequent first.
+
+    >>> types_text({"CONVOLUTION": {"float16": 53}, "ACTIVATION": {"float16": 49, "float32": 1}})
+    'float16 in 102 (53 convolution, 49 activation); float32 in 1 (1 activation)'
+    """
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for kind, counts in types.items():
+        for dtype, number in counts.items():
+            groups.setdefault(dtype, []).append((number, kind.lower()))
+    ordered = sorted(groups.items(), key=lambda group: -sum(number for number, _ in group[1]))
+    return "; ".join(
+        f"{dtype} in {sum(number for number, _ in entries)} "
+        f"({', '.join(f'{number} {kind}' for number, kind in sorted(entries, key=lambda entry: -entry[0]))})"
+        for dtype, entries in ordered
+    )
+
+
+def _wrong_layers(layers: Sequence[LayerType], precision: str) -> tuple[list[LayerType], int]:
+    """The layers that are not in the precision, and how many were looked at."""
+    if precision in EIGHT_BITS:
+        weighty = [layer for layer in layers if layer.kind in WEIGHTY]
+        return [layer for layer in weighty if layer.reads != TYPE_OF[precision]], len(weighty)
+    wanted = TYPE_OF.get(precision, "float32")
+    return [layer for layer in layers if layer.dtype != wanted or layer.reads], len(layers)
+
+
+def _none_quantised(precision: str, weighty: int) -> str:
+    return (
+        f"got precision={precision!r}, but TensorRT finds none of {weighty} convolutions and matrix products between "
+        f"pairs of QuantizeLinear and DequantizeLinear in {TYPE_OF[precision]}; quantise with quantize_{precision}"
+    )
+
+
+def _complaint(wrong: Sequence[LayerType], of: int, precision: str) -> str:
+    names = ", ".join(f"{layer.node} ({layer.kind.lower()}, {layer.reads or layer.dtype})" for layer in wrong[:_SHOWN])
+    more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    if precision in TYPE_OF:
+        advice = "name those nodes in keep (--keep) if they shall stay as they are, or convert the float32 network"
+    else:
+        types = {layer.reads or layer.dtype for layer in wrong}
+        others = [repr(name) for name, dtype in TYPE_OF.items() if dtype in types]
+        advice = f"the file says so: ask for precision={' or '.join(others)}, or give the float32 network"
+    return (
+        f"got precision={precision!r}, but TensorRT reads another type in {len(wrong)} of {of} layers: {names}{more}; "
+        f"{advice}"
+    )
+
+
+def _outputs(layer: "trt.ILayer") -> "list[trt.ITensor]":
+    found = (layer.get_output(index) for index in range(layer.num_outputs))
+    return [tensor for tensor in found if tensor is not None]
+
+
+def _inputs(layer: "trt.ILayer") -> "list[trt.ITensor]":
+    found = (layer.get_input(index) for index in range(layer.num_inputs))
+    return [tensor for tensor in found if tensor is not None]
+
+
+def _is_float(tensor: "trt.ITensor") -> bool:
+    shape_only = tensor.is_shape_tensor and not tensor.is_execution_tensor
+    return tensor.dtype.name in _FLOATS and not shape_only
+
+
+def _node(layer: "trt.ILayer") -> str:
+    match = _NODE.search(layer.metadata)
+    return match[1] if match else ""
+
+
+def _after(layer: "trt.ILayer", users: "Mapping[str, list[trt.ILayer]]") -> list[str]:
+    """The nearest nodes that use what a layer gives."""
+    return _nearest(layer, lambda at: [user for tensor in _outputs(at) for user in users.get(tensor.name, ())])
+
+
+def _before(layer: "trt.ILayer", makers: "Mapping[str, trt.ILayer]") -> list[str]:
+    """The nearest nodes that make what a layer takes."""
+    return _nearest(layer, lambda at: [makers[tensor.name] for tensor in _inputs(at) if tensor.name in makers])
+
+
+def _nearest(layer: "trt.ILayer", beside: "Callable[[trt.ILayer], list[trt.ILayer]]") -> list[str]:
+    seen, pending, nodes = {layer.name}, [layer], []
+    while pending:
+        for other in beside(pending.pop()):
+            if other.name not in seen:
+                seen.add(other.name)
+                node = _node(other)
+                if node and other.type.name != "CAST":
+                    nodes.append(node)
+                else:
+                    pending.append(other)
+    return list(dict.fromkeys(nodes))
+
+
+def _constants(layers: "Sequence[trt.ILayer]") -> set[str]:
+    """Names of the tensors that depend on constants only."""
+    names: set[str] = set()
+    for layer in layers:
+        inputs = _inputs(layer)
+        if layer.type.name == "CONSTANT" or (inputs and all(tensor.name in names for tensor in inputs)):
+            names.update(tensor.name for tensor in _outputs(layer))
+    return names
+
+
+def _reads(layer: "trt.ILayer", makers: "Mapping[str, trt.ILayer]") -> str:
+    """The 8-bit type behind the first two inputs of a layer, which are its numbers and its weights."""
+    if layer.type.name not in WEIGHTY:
+        return ""
+    types = {_dequantised_from(tensor, makers) for tensor in _inputs(layer)[:2]}
+    return types.pop() if len(types) == 1 and layer.num_inputs > 1 else ""
+
+
+def _dequantised_from(tensor: "trt.ITensor", makers: "Mapping[str, trt.ILayer]") -> str:
+    maker = makers.get(tensor.name)
+    while maker is not None and maker.type.name in ("SHUFFLE", "IDENTITY"):
+        above = maker.get_input(0)
+        maker = makers.get(above.name) if above is not None else None
+    source = maker.get_input(0) if maker is not None and maker.type.name == "DEQUANTIZE" else None
+    return dtype_name(source.dtype) if source is not None else ""

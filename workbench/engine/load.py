@@ -1,0 +1,261 @@
+"""Load an engine where it may be loaded: its manifest is compared with this machine before the plan is read."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from workbench.core.contract import TensorSpec
+from workbench.core.driver import Gpu, require_gpu
+from workbench.core.errors import BackendUnavailableError, EngineLoadError, InputError
+from workbench.engine.commands import build_command
+from workbench.engine.plan import RTX_MAGIC, PlanManifest, manifest_path
+from workbench.engine.tensorrt_api import (
+    CollectingLogger,
+    Flavour,
+    available_flavours,
+    dtype_name,
+    make_logger,
+    make_runtime,
+    open_flavour,
+    unsupported_gpu,
+)
+
+if TYPE_CHECKING:
+    import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
+
+PathLike = str | os.PathLike[str]
+
+
+class Engine:
+    """An engine on this machine's GPU; use it in a `with` block.
+
+    Attributes:
+        flavour: what loaded it.
+        manifest: how it was built; None where the plan came without one.
+        inputs: the tensors it takes, by name; None for an open dimension.
+        outputs: the tensors it gives, by name.
+        profiles: for each optimization profile, (min, opt, max) shapes of each input, by name.
+        logger: keeps what TensorRT says about this engine; None where it came without one.
+    """
+
+    def __init__(
+        self,
+        flavour: Flavour,
+        cuda_engine: "trt.ICudaEngine",
+        manifest: PlanManifest | None = None,
+        keep: Sequence[Any] = (),
+    ) -> None:
+        """Describe a loaded engine.
+
+        Args:
+            flavour: what loaded it.
+            cuda_engine: the flavour's `ICudaEngine`.
+            manifest: how it was built.
+            keep: what must live as long as the engine: its logger, then its runtime.
+        """
+        self.flavour = flavour
+        self.manifest = manifest
+        self._cuda_engine: trt.ICudaEngine | None = cuda_engine
+        self.logger = next((item for item in keep if isinstance(item, CollectingLogger)), None)
+        self._keep = list(keep)
+        self.inputs, self.outputs = _describe_tensors(flavour, cuda_engine)
+        self.profiles = tuple(
+            {name: _profile_shapes(cuda_engine, spec, index) for name, spec in self.inputs.items()}
+            for index in range(cuda_engine.num_optimization_profiles)
+        )
+
+    @property
+    def cuda_engine(self) -> "trt.ICudaEngine":
+        """The flavour's own `ICudaEngine`.
+
+        Raises:
+            InputError: the engine is closed.
+        """
+        if self._cuda_engine is None:
+            raise InputError("the engine is closed; load it again with load_engine(...)")
+        return self._cuda_engine
+
+    def close(self) -> None:
+        """Release the engine and its GPU memory, engine before runtime; a second call does nothing."""
+        self._cuda_engine = None
+        while self._keep:
+            self._keep.pop()
+
+    def __enter__(self) -> Self:
+        """Return the open engine."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the engine, whatever happened in the block."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Flavour, inputs and outputs in one line."""
+        takes = ", ".join(f"{name} {spec.describe()}" for name, spec in self.inputs.items())
+        gives = ", ".join(f"{name} {spec.describe()}" for name, spec in self.outputs.items())
+        return f"<{self.flavour.title} engine: {takes} -> {gives}{' (closed)' if self._cuda_engine is None else ''}>"
+
+
+def load_engine(path: PathLike, *, allow_host_code: bool = False) -> Engine:
+    """Load a plan, after comparing its manifest with this machine.
+
+    A plan is code: load only what you or people you trust have built.
+
+    Args:
+        path: the plan; its manifest lies beside it as `path` + `.json`.
+        allow_host_code: also load a version-compatible plan, which carries code for the processor.
+    Returns:
+        The engine; close it, or use it in a `with` block.
+    Raises:
+        EngineLoadError: the plan is missing, damaged, or for another flavour, version or GPU; the message has the
+            command that builds it again.
+        BackendUnavailableError: no TensorRT is installed.
+        DriverError: there is no NVIDIA driver or GPU.
+    """
+    path = Path(path)
+    data, manifest = _read_plan(path)
+    flavour = _loading_flavour(path, data, manifest)
+    if manifest is not None and manifest.version_compatible and not allow_host_code:
+        raise EngineLoadError(
+            f"{path} is version-compatible and carries code that would run on this machine's processor; if you trust "
+            "who built it, pass allow_host_code=True"
+        )
+    gpu = require_gpu()
+    _check_gpu(path, flavour, gpu, manifest)
+    return _deserialize(path, data, flavour, manifest, allow_host_code)
+
+
+def _read_plan(path: Path) -> tuple[bytes, PlanManifest | None]:
+    """Read a plan and its manifest and compare the two."""
+    try:
+        data = path.read_bytes()
+        beside = manifest_path(path)
+        manifest = PlanManifest.from_json(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+    except FileNotFoundError as error:
+        raise EngineLoadError(f"{path} does not exist; build it with: workbench build model.onnx -o {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise EngineLoadError(f"{path} cannot be read ({error}); give the path of a plan") from error
+    if not data:
+        raise EngineLoadError(f"{path} is empty; {_rebuild(manifest, path)}")
+    if manifest is None:
+        warnings.warn(
+            f"{path} has no manifest {beside.name}: its flavour, version and GPU cannot be compared with this machine",
+            stacklevel=3,
+        )
+    elif len(data) != manifest.plan_bytes:
+        raise EngineLoadError(
+            f"{path} is damaged: got {len(data)} bytes, expected {manifest.plan_bytes}; copy it again, or "
+            f"{_rebuild(manifest, path)}"
+        )
+    elif hashlib.sha256(data).hexdigest() != manifest.plan_sha256:
+        raise EngineLoadError(
+            f"{path} is damaged: its bytes are not those of its manifest; copy both again, or "
+            f"{_rebuild(manifest, path)}"
+        )
+    return data, manifest
+
+
+def _loading_flavour(path: Path, data: bytes, manifest: PlanManifest | None) -> Flavour:
+    """The flavour that may load the plan."""
+    if manifest is None:
+        flavour = open_flavour("tensorrt_rtx" if data.startswith(RTX_MAGIC) else None)
+        if flavour.name == "tensorrt_rtx" and not data.startswith(RTX_MAGIC):
+            raise EngineLoadError(f"{path} is not a plan of {flavour.title}; {_rebuild(None, path)}")
+        return flavour
+    flavour = _matching_flavour(path, manifest)
+    if flavour.version != manifest.version and not manifest.version_compatible:
+        raise EngineLoadError(
+            f"{path} was built by version {manifest.version}, got {flavour.title}; install that version, or "
+            f"{_rebuild(manifest, path)}"
+        )
+    return flavour
+
+
+def _matching_flavour(path: Path, manifest: PlanManifest) -> Flavour:
+    try:
+        return open_flavour(manifest.flavour)
+    except (BackendUnavailableError, InputError) as error:
+        others = available_flavours()[0]
+        if manifest.version_compatible and manifest.flavour == "tensorrt":
+            for other in others:
+                if other.name == "tensorrt_lean":
+                    return other
+        if not others:
+            raise
+        builder = next((other.name for other in others if other.can_build), "tensorrt_rtx")
+        raise EngineLoadError(
+            f"{path} was built by {manifest.flavour} {manifest.version}, got {others[0].title}: plans are not "
+            f"exchangeable; {_rebuild(manifest, path, builder)}"
+        ) from error
+
+
+def _check_gpu(path: Path, flavour: Flavour, gpu: Gpu, manifest: PlanManifest | None) -> None:
+    unsupported = unsupported_gpu(flavour, gpu)
+    if unsupported:
+        raise EngineLoadError(f"{path} cannot run here: {unsupported}")
+    if manifest is None:
+        return
+    here = f"got {gpu.name} with compute capability {gpu.capability}"
+    if manifest.compute_capability not in (None, gpu.capability):
+        built_on = f"{manifest.gpu_name} with {manifest.compute_capability}"
+        raise EngineLoadError(f"{path} was built on {built_on}, {here}; on this machine, {_rebuild(manifest, path)}")
+    target = "sm{}{}".format(*gpu.compute_capability)
+    if manifest.targets and target not in manifest.targets:
+        command = build_command(replace(manifest, targets=(*manifest.targets, target)), path)
+        raise EngineLoadError(f"{path} was built for {', '.join(manifest.targets)}, {here}; build it again: {command}")
+    if manifest.gpu_name and manifest.gpu_name != gpu.name:
+        warnings.warn(
+            f"{path} was built on {manifest.gpu_name}, {here}: it runs, but its kernels were chosen for the other GPU",
+            stacklevel=3,
+        )
+
+
+def _deserialize(
+    path: Path, data: bytes, flavour: Flavour, manifest: PlanManifest | None, allow_host_code: bool
+) -> Engine:
+    logger = make_logger(flavour)
+    runtime = make_runtime(flavour, logger)
+    if allow_host_code:
+        runtime.engine_host_code_allowed = True
+    cuda_engine = runtime.deserialize_cuda_engine(data)  # None on any error; the reason is in the log only
+    if cuda_engine is None:
+        reason = logger.reasons() or "it gives no reason"
+        if "host code" in reason.lower() and not allow_host_code:
+            reason += "; if you trust who built it, pass allow_host_code=True"
+        raise EngineLoadError(f"{flavour.title} refuses {path}: {reason}; {_rebuild(manifest, path)}")
+    return Engine(flavour, cuda_engine, manifest, keep=(logger, runtime))
+
+
+def _describe_tensors(
+    flavour: Flavour, cuda_engine: "trt.ICudaEngine"
+) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Name, shape and dtype of each input and output, in the engine's order."""
+    inputs: dict[str, TensorSpec] = {}
+    outputs: dict[str, TensorSpec] = {}
+    for index in range(cuda_engine.num_io_tensors):
+        name = cuda_engine.get_tensor_name(index)
+        shape = tuple(None if size < 0 else int(size) for size in cuda_engine.get_tensor_shape(name))
+        spec = TensorSpec(name, shape, dtype_name(cuda_engine.get_tensor_dtype(name)))
+        is_input = cuda_engine.get_tensor_mode(name) == flavour.module.TensorIOMode.INPUT
+        (inputs if is_input else outputs)[name] = spec
+    return inputs, outputs
+
+
+def _profile_shapes(cuda_engine: "trt.ICudaEngine", spec: TensorSpec, index: int) -> tuple[Any, Any, Any]:
+    if None not in spec.shape:
+        return (spec.shape,) * 3
+    smallest, usual, largest = cuda_engine.get_tensor_profile_shape(spec.name, index)
+    return tuple(smallest), tuple(usual), tuple(largest)
+
+
+def _rebuild(manifest: PlanManifest | None, path: Path, flavour: str = "") -> str:
+    if manifest is None:
+        return f"build it again: workbench build model.onnx -o {path}"
+    return f"build it again: {build_command(manifest, path, flavour=flavour)}"

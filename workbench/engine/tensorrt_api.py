@@ -1,0 +1,316 @@
+"""The one door to tensorrt, tensorrt_rtx and tensorrt_lean, and to the NVIDIA driver they need.
+
+What a flavour can do is read from the features of its module, never from its version: RTX counts from 1.
+The driver is asked before anything native that crashes without one.
+"""
+
+import importlib
+import re
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from workbench.core.contract import BACKEND_NAMES
+from workbench.core.driver import Gpu, _first_line, probe_driver, require_gpu
+from workbench.core.errors import BackendUnavailableError, DriverError, InputError
+
+if TYPE_CHECKING:
+    import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
+
+FLAVOURS = ("tensorrt", "tensorrt_rtx", "tensorrt_lean")
+
+_EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx", "tensorrt_lean": "lean"}
+# The lean bindings can be installed without the package that gives them their short name.
+_MODULES = {"tensorrt_lean": ("tensorrt_lean", "tensorrt_lean_bindings")}
+SOURCE_POSITION = re.compile(r"\s+In \w+ at /\S+?:\d+(?=\))")  # a place in TensorRT's own source
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "FP8": "float8_e4m3fn",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+    "INT4": "int4",
+    "FP4": "float4_e2m1fn",
+    "E8M0": "float8_e8m0fnu",
+}
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One member of the TensorRT family that can be imported here.
+
+    Attributes:
+        name: one of `FLAVOURS`.
+        module: the imported module.
+        version: its version.
+    """
+
+    name: str
+    module: "trt.Module"
+    version: str
+
+    @property
+    def title(self) -> str:
+        """The name people see, such as `TensorRT-RTX 1.7.1.116`."""
+        return f"{BACKEND_NAMES[self.name]} {self.version}"
+
+    @property
+    def can_build(self) -> bool:
+        """Whether it has a builder and a parser; the lean runtime has not."""
+        return hasattr(self.module, "Builder") and hasattr(self.module, "OnnxParser")
+
+    @property
+    def can_inspect(self) -> bool:
+        """Whether it can list the layers of an engine."""
+        return hasattr(self.module, "EngineInspector")
+
+    @property
+    def builds_ahead_of_time(self) -> bool:
+        """Whether it builds for GPUs that are not here, on a machine without any."""
+        return self.can_build and hasattr(self.module, "ComputeCapability")
+
+    @property
+    def weakly_typed_api(self) -> bool:
+        """Whether precision flags still exist (TensorRT 10); this package never sets them."""
+        return hasattr(self.module, "BuilderFlag") and "FP16" in self.module.BuilderFlag.__members__
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """GPU generations it builds for ahead of time, such as `"sm89"`; empty where it cannot."""
+        if not self.builds_ahead_of_time:
+            return ()
+        return tuple(name.lower() for name in self.module.ComputeCapability.__members__ if name.startswith("SM"))
+
+
+def open_flavour(name: str | None = None, *, for_building: bool = False) -> Flavour:
+    """Import a member of the TensorRT family.
+
+    Args:
+        name: one of `FLAVOURS`; the first that can be imported when None.
+        for_building: it must have a builder.
+    Returns:
+        The flavour.
+    Raises:
+        InputError: an unknown name.
+        BackendUnavailableError: it is not installed, its libraries are missing, or it has no builder.
+    """
+    if name is not None and name not in FLAVOURS:
+        raise InputError(f"got the flavour {name!r}, expected one of {', '.join(FLAVOURS)}")
+    reasons = []
+    for candidate in (name,) if name else FLAVOURS:
+        try:
+            flavour = _import_flavour(candidate)
+        except BackendUnavailableError as error:
+            reasons.append(error)
+            continue
+        if flavour.can_build or not for_building:
+            return flavour
+        reasons.append(
+            BackendUnavailableError(f"{flavour.title} has no builder; for one that has, {_install('tensorrt_rtx')}")
+        )
+    if len(reasons) == 1:
+        raise reasons[0]
+    raise BackendUnavailableError(_none_usable([str(reason) for reason in reasons], for_building))
+
+
+def available_flavours() -> tuple[list[Flavour], list[str]]:
+    """Import every flavour there is.
+
+    Returns:
+        Those that work, and one sentence for each that is installed but does not.
+    """
+    found, broken = [], []
+    for name in FLAVOURS:
+        try:
+            found.append(_import_flavour(name))
+        except BackendUnavailableError as error:
+            if "not installed" not in str(error):
+                broken.append(str(error))
+    return found, broken
+
+
+def unsupported_gpu(flavour: Flavour, gpu: Gpu) -> str:
+    """Say in one sentence why a flavour cannot run on a GPU; an empty text where nothing speaks against it."""
+    if not flavour.targets:
+        return ""
+    known = sorted(_capability(target) for target in flavour.targets)
+    if gpu.compute_capability in known or gpu.compute_capability > known[-1]:
+        return ""
+    listed = ", ".join(f"{major}.{minor}" for major, minor in known)
+    return (
+        f"{flavour.title} does not support this GPU ({gpu.name}, compute capability {gpu.capability}), "
+        f"only {listed} and newer; for the full TensorRT, {_install('tensorrt')}"
+    )
+
+
+class CollectingLogger:
+    """Keeps what TensorRT says; `make_logger` joins it with a flavour's own logger class.
+
+    Attributes:
+        lines: (severity, text) in the order they came, such as `("ERROR", "...")`. Verbose lines are not kept.
+    """
+
+    def __init__(
+        self,
+        drop_driver_noise: bool = False,
+        sink: Callable[[str, str], None] | None = None,
+        verbose: Callable[[str], None] | None = None,
+    ) -> None:
+        self.lines: list[tuple[str, str]] = []
+        self._drop_driver_noise = drop_driver_noise
+        self._sink = sink
+        self._verbose = verbose
+
+    def log(self, severity: Any, msg: str) -> None:
+        """Keep one line; TensorRT swallows what is raised here, so nothing is."""
+        name = getattr(severity, "name", str(severity))
+        # TensorRT-RTX says this about every build on a machine without a driver.
+        noise = self._drop_driver_noise and "catchCudaError" in msg and "cudaError 35" in msg
+        if name == "VERBOSE" and self._verbose is not None:
+            self._verbose(msg)
+        if name != "VERBOSE" and not noise:
+            self.lines.append((name, msg.strip()))
+            if self._sink is not None:
+                self._sink(name, msg.strip())
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The lines as text, severity first."""
+        return tuple(f"{severity}: {text}" for severity, text in self.lines)
+
+    def reasons(self, count: int = 2) -> str:
+        """The last errors in one line; an empty text where there was none."""
+        return summarise_log(self.texts, count)
+
+
+def make_logger(
+    flavour: Flavour,
+    sink: Callable[[str, str], None] | None = None,
+    verbose: Callable[[str], None] | None = None,
+) -> Any:
+    """Make a logger that a builder, parser or runtime of this flavour takes.
+
+    Args:
+        flavour: any of them.
+        sink: also called with the severity and text of each line that is kept.
+        verbose: called with each verbose line; these are not kept.
+    Returns:
+        A `CollectingLogger` that is also the flavour's `ILogger`. Keep it as long as what was made with it.
+    """
+    base: Any = flavour.module.ILogger
+
+    class Logger(CollectingLogger, base):
+        def __init__(self) -> None:
+            base.__init__(self)  # the bindings do not take an object that they did not set up
+            CollectingLogger.__init__(self, bool(probe_driver().problem), sink, verbose)
+
+    return Logger()
+
+
+def make_runtime(flavour: Flavour, logger: Any) -> "trt.Runtime":
+    """Make a runtime, after asking the driver: the lean one crashes the process where there is none.
+
+    Args:
+        flavour: any of them.
+        logger: from `make_logger`.
+    Returns:
+        The flavour's `Runtime`.
+    Raises:
+        DriverError: no driver, no GPU, or the runtime refuses to start.
+    """
+    require_gpu()
+    try:
+        runtime = flavour.module.Runtime(logger)
+    except (TypeError, RuntimeError) as error:  # pybind's word for a null pointer
+        reason = logger.reasons() or _first_line(error)
+        raise DriverError(f"{flavour.title} cannot start on this machine: {reason}; update the driver") from error
+    if runtime is None:
+        raise DriverError(f"{flavour.title} cannot start on this machine: {logger.reasons()}; update the driver")
+    return runtime
+
+
+def dtype_name(data_type: Any) -> str:
+    """Return the NumPy name of a flavour's `DataType`, such as `"float32"`.
+
+    Raises:
+        InputError: NumPy has no such type.
+    """
+    name = getattr(data_type, "name", str(data_type))
+    if name not in _DTYPES:
+        raise InputError(f"the tensor type {name} has no NumPy name; expected one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def summarise_log(lines: Iterable[str], count: int = 2) -> str:
+    """Return the last errors of a log in one line, without TensorRT's source positions.
+
+    >>> summarise_log(["INFO: hello", "ERROR: IBuilder::build: Error Code 4: API Usage Error (no profile.)"])
+    'API Usage Error (no profile.)'
+    """
+    found = [line.split(": ", 1)[1] for line in lines if line.startswith(("ERROR: ", "INTERNAL_ERROR: "))]
+    short = [_without_position(" ".join(text.split())) for text in found]
+    return "; ".join(list(dict.fromkeys(short))[-count:])
+
+
+_import_lock = threading.Lock()
+
+
+def _import_flavour(name: str) -> Flavour:
+    modules = _MODULES.get(name, (name,))
+    missing: ImportError | None = None
+    for module_name in modules:
+        try:
+            with _import_lock:
+                module: Any = importlib.import_module(module_name)
+            return Flavour(name, module, _version(module))
+        except ModuleNotFoundError as error:
+            if error.name != module_name:
+                raise _library_missing(name, error) from error
+            missing = error
+        except (ImportError, OSError) as error:
+            raise _library_missing(name, error) from error
+    raise BackendUnavailableError(f"{BACKEND_NAMES[name]} is not installed; {_install(name)}") from missing
+
+
+def _version(module: ModuleType) -> str:
+    return str(getattr(module, "__version__", "unknown"))
+
+
+def _library_missing(name: str, error: BaseException) -> BackendUnavailableError:
+    return BackendUnavailableError(
+        f"{BACKEND_NAMES[name]} is installed, but a library it needs cannot be loaded ({_first_line(error)}); "
+        f"to install it again, {_install(name)}"
+    )
+
+
+def _install(name: str) -> str:
+    return f"in the project's folder run: pip install -e '.[{_EXTRAS[name]}]'"
+
+
+def _none_usable(reasons: list[str], for_building: bool) -> str:
+    broken = [reason for reason in reasons if "not installed" not in reason]
+    use = "build" if for_building else "run"
+    head = f"no TensorRT flavour that can {use} engines is here"
+    if broken:
+        return f"{head}: {'; '.join(broken)}"
+    return (
+        f"{head}; {_install('tensorrt_rtx')} (builds anywhere, runs on RTX GPUs), or with '.[tensorrt]' (NVIDIA GPUs)"
+    )
+
+
+def _capability(target: str) -> tuple[int, int]:
+    digits = target.removeprefix("sm")
+    return int(digits[:-1]), int(digits[-1])
+
+
+def _without_position(text: str) -> str:
+    """Cut `IBuilder::build: Error Code 4: ` and the like off the front of a line, and where it arose off its end."""
+    text = SOURCE_POSITION.sub("", text)
+    _, mark, rest = text.partition("Error Code ")
+    return rest.partition(": ")[2] or text if mark else text

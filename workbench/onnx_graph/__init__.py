@@ -1,0 +1,15 @@
+"""ONNX in, ONNX out: read, check, what it costs, mend with a proof, fuse; the one place that opens ONNX Runtime."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "file": ["OnnxSummary", "check", "read", "name_batch", "take_digest"],
+        "cost": ["LayerCost", "OnnxInspection", "inspect"],
+        "mend": ["AppliedRewrite", "FixReport", "fix"],
+        "rewrites": ["make_resize_exact"],
+        "fuse": ["fuse_argmax", "fuse_preprocessing"],
+        "session": ["open_session"],
+    },
+)

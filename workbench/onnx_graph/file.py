@@ -1,0 +1,290 @@
+"""Look into an ONNX file: is it whole and valid, and what does it hold."""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from workbench.core.contract import TensorSpec
+from workbench.core.errors import ModelError, OutputError
+from workbench.core.files import atomic_path, cache_folder
+
+
+@dataclass(frozen=True)
+class OnnxSummary:
+    """What an ONNX graph holds.
+
+    Attributes:
+        inputs: name, shape and dtype of each input that is not a weight.
+        outputs: the same for the outputs.
+        operators: how many nodes of each operator.
+        parameters: how many numbers the weights have.
+        opset: of the default operator domain.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    operators: dict[str, int]
+    parameters: int
+    opset: int
+
+    def to_text(self) -> str:
+        """Return a few aligned lines for people."""
+        kinds = ", ".join(f"{count} {name}" for name, count in self.operators.items())
+        lines = [f"input   {spec.name}: {spec.describe()}" for spec in self.inputs]
+        lines += [f"output  {spec.name}: {spec.describe()}" for spec in self.outputs]
+        lines += [f"nodes   {sum(self.operators.values())} ({kinds})"]
+        return "\n".join([*lines, f"weights {self.parameters:,} numbers, opset {self.opset}"])
+
+
+def check(path: str | os.PathLike[str]) -> OnnxSummary:
+    """Check that a file is a whole, valid ONNX model and tell what it holds.
+
+    Args:
+        path: the `.onnx` file.
+    Returns:
+        Inputs, outputs, operators, parameters and opset.
+    Raises:
+        ModelError: a directory, an empty, text or truncated file, an unknown operator or opset, a graph
+            without nodes, missing weights, or weights outside the model's folder.
+    """
+    path = Path(path)
+    model = read(path)
+    _check_opset(path, model)
+    if not model.graph.node or not model.graph.output:
+        raise ModelError(f"{path} holds an empty graph; export the model again")
+    _check_external_data(path, model)
+    _check_operators(path, model)
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path} is not a valid ONNX graph: {_first_line(error)}; export the model again") from error
+    return _summary(model)
+
+
+def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Read an ONNX file without its external weights.
+
+    Raises:
+        ModelError: it is missing, a directory, empty, or not ONNX.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ModelError(f"got the directory {path}, expected an .onnx file")
+    if not path.exists():
+        raise ModelError(f"{path} does not exist; give the path of an .onnx file")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty; export the model again")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf raises DecodeError, which is not public
+        raise ModelError(
+            f"{path} is not an ONNX file, or was cut short ({_first_line(error)}); copy it again"
+        ) from error
+    if not model.ir_version or not model.HasField("graph"):
+        raise ModelError(f"{path} is not an ONNX file: it has no graph; copy it again")
+    return model
+
+
+def _check_opset(path: Path, model: onnx.ModelProto) -> None:
+    opset = _opset(model)
+    known = onnx.defs.onnx_opset_version()
+    if not 1 <= opset <= known:
+        raise ModelError(f"{path} declares opset {opset}, expected 1 to {known}; export it with opset 17")
+
+
+def _check_external_data(path: Path, model: onnx.ModelProto) -> None:
+    folder = path.resolve().parent
+    for tensor in model.graph.initializer:
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
+        if location is None:
+            continue
+        file = (folder / location).resolve()
+        if not file.is_relative_to(folder):
+            raise ModelError(
+                f"{path} keeps {tensor.name} in {location}, outside its own folder; move it beside the model"
+            )
+        if not file.is_file():
+            raise ModelError(f"{path} keeps {tensor.name} in {location}, which is missing; copy it beside the model")
+
+
+def _check_operators(path: Path, model: onnx.ModelProto) -> None:
+    local = {(function.domain, function.name) for function in model.functions}
+    unknown = {
+        f"{node.domain + '.' if node.domain else ''}{node.op_type}"
+        for node in model.graph.node
+        if (node.domain, node.op_type) not in local
+        and node.domain in ("", "ai.onnx")
+        and not onnx.defs.has(node.op_type)
+    }
+    if unknown:
+        raise ModelError(
+            f"{path} uses operators that ONNX does not have: {', '.join(sorted(unknown))}; "
+            "replace the layers they come from, or write them as a plugin"
+        )
+
+
+def _summary(model: onnx.ModelProto) -> OnnxSummary:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    counts = Counter(node.op_type for node in model.graph.node)
+    return OnnxSummary(
+        inputs=tuple(_spec(value) for value in model.graph.input if value.name not in weights),
+        outputs=tuple(_spec(value) for value in model.graph.output),
+        operators=dict(counts.most_common()),
+        parameters=sum(_size(tensor.dims) for tensor in model.graph.initializer),
+        opset=_opset(model),
+    )
+
+
+def _spec(value: Any) -> TensorSpec:
+    tensor = value.type.tensor_type
+    if not tensor.elem_type:
+        raise ModelError(
+            f"{value.name} of the network is a {value.type.WhichOneof('value') or 'value'} without an element type, "
+            "expected a tensor; export the network with tensors as its inputs and outputs"
+        )
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+    return TensorSpec(value.name, shape, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+
+
+def _size(dims: Any) -> int:
+    size = 1
+    for dim in dims:
+        size *= dim
+    return size
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def name_batch(model: onnx.ModelProto, name: str = "batch") -> None:
+    """Give an open first dimension of every input and output the same name, in place."""
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if dims and not dims[0].HasField("dim_value"):
+            dims[0].dim_param = name
+
+
+def rename_ends(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give the inputs and outputs of a graph other names, in place.
+
+    Args:
+        model: the graph; its inputs and outputs stand in the order of the names.
+        inputs: new names of its inputs.
+        outputs: new names of its outputs.
+    """
+    ends = [*model.graph.input, *model.graph.output]
+    renames = {end.name: name for end, name in zip(ends, (*inputs, *outputs), strict=True)}
+    taken = {name for node in model.graph.node for name in (*node.input, *node.output)} - set(renames)
+    renames |= {name: f"{name}_inner" for name in set(renames.values()) & taken}
+    for named in (*ends, *model.graph.initializer, *model.graph.value_info):
+        named.name = renames.get(named.name, named.name)
+    _rename_in(model.graph.node, renames)
+
+
+def _rename_in(nodes: Iterable[onnx.NodeProto], renames: dict[str, str]) -> None:
+    """Rename tensors, also in the bodies of loops, which see the names outside."""
+    for node in nodes:
+        node.input[:] = [renames.get(name, name) for name in node.input]
+        node.output[:] = [renames.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for graph in [attribute.g, *attribute.graphs]:
+                _rename_in(graph.node, renames)
+
+
+_SETTLED_NS = 2_000_000_000  # FAT keeps times in steps of 2 s, the coarsest of the usual file systems
+
+
+def known_digest(path: Path) -> str | None:
+    """Return the hash that `take_digest` kept for an ONNX file, if no file of it has changed since.
+
+    Hashing 100 MB takes 0.1 s, so a hash is kept beside the cache, with the device, inode, size and both times of
+    every file. It is only kept where all of them were already two seconds old when it was taken: then no later write
+    can leave them unchanged, for the change time cannot be set back. Windows has no change time: nothing is kept there.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(_note(path).read_text(encoding="utf-8"))
+        if kept["files"] == [_signature(Path(name)) for name, *_ in kept["files"]]:
+            return str(kept["digest"])
+    return None
+
+
+def take_digest(path: Path) -> str:
+    """Hash an ONNX file and its external data, and keep the hash for `known_digest`.
+
+    Args:
+        path: a checked `.onnx` file.
+    Returns:
+        The file's SHA-256; with external data, the SHA-256 of all hashes.
+    Raises:
+        ModelError: it is not ONNX, or its external data is missing or outside its folder.
+    """
+    path = path.resolve()
+    files = [path, *external_files(path)]
+    before, now_ns = [_signature(file) for file in files], time.time_ns()
+    hashes = [_hash_file(file) for file in files]
+    digest = hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+    settled = all(max(signature[-2:]) + _SETTLED_NS < now_ns for signature in before)
+    if os.name != "nt" and settled and before == [_signature(file) for file in files]:
+        with contextlib.suppress(OSError, OutputError):
+            note = _note(path)
+            note.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(note) as temporary:
+                temporary.write_text(json.dumps({"digest": digest, "files": before}), encoding="utf-8")
+    return digest
+
+
+def external_files(path: Path) -> list[Path]:
+    """Return the files that hold an ONNX model's external data, also that of constants and inner graphs.
+
+    Raises:
+        ModelError: one is missing, or lies outside the model's folder.
+    """
+    folder = path.resolve().parent
+    entries = (entry for tensor in _tensors(read(path).graph) for entry in tensor.external_data)
+    files = []
+    for location in sorted({entry.value for entry in entries if entry.key == "location"}):
+        file = (folder / location).resolve()
+        if not file.is_relative_to(folder):
+            raise ModelError(f"{path} keeps weights in {location}, outside its own folder; move it beside the model")
+        if not file.is_file():
+            raise ModelError(f"{path} keeps weights in {location}, which is missing; copy it beside the model")
+        files.append(file)
+    return files
+
+
+def _note(path: Path) -> Path:
+    return cache_folder() / "digests" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
+
+
+def _signature(file: Path) -> list[Any]:
+    status = file.stat()
+    return [str(file), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _hash_file(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Every tensor of a graph: weights, constants, and those of the graphs inside it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)

@@ -1,0 +1,154 @@
+"""Prove that a changed ONNX network still answers as before: both run in ONNX Runtime, without its own rewrites."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from workbench.core.compare import ParityReport, compare_batches
+from workbench.core.contract import TensorSpec, check_feed
+from workbench.core.errors import ModelError
+from workbench.core.output_errors import Tolerance
+from workbench.onnx_graph.edit import real_inputs
+from workbench.onnx_graph.session import open_session
+from workbench.pictures.feeds import channel_axis, make_feeds, random_array
+
+OPEN_PICTURE = (64, 96)
+"""Rows and columns of the test pictures for a network that leaves both open."""
+
+NOISE_SEED = 1
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Proof:
+    """The answers of a network to some feeds, and the judgement of other networks by them.
+
+    Args:
+        model: the network that is right by definition, weights included.
+        feeds: (name, feed) pairs; those of `default_feeds` when None.
+        tolerance: what rounding may change.
+    Raises:
+        ModelError: ONNX Runtime cannot run the network, or it answers the same feed differently each time.
+        FeedError: a feed that the network does not take.
+        ExportError: a network of more than 2 GB.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        feeds: Iterable[tuple[str, Mapping[str, NDArray[Any]]]] | None,
+        tolerance: Tolerance,
+    ) -> None:
+        self._tolerance = tolerance
+        specs = input_specs(model)
+        self._feeds = [(name, dict(feed)) for name, feed in (default_feeds(specs) if feeds is None else feeds)]
+        for _, feed in self._feeds:
+            check_feed(specs, feed)
+        session = open_session(model)
+        self._answers = [_run(session, feed) for _, feed in self._feeds]
+        self._last = self._answers
+        if self._feeds and not _same(self._answers[0], _run(session, self._feeds[0][1])):
+            raise ModelError(
+                "the network answers the same input differently each time, so no rewrite can be proved; "
+                "export it for inference, without random operators"
+            )
+
+    def judge(self, candidate: onnx.ModelProto, *, exact: bool) -> str:
+        """Run a changed network on the same feeds; one that passes is what the next exact one is compared with.
+
+        Args:
+            candidate: the changed network.
+            exact: its answers must be those of the last network that passed, to the last bit; otherwise those of
+                the first network within the tolerance.
+        Returns:
+            Why it is not proved to be the same, one clause; an empty text where it is.
+        """
+        try:
+            onnx.checker.check_model(candidate)
+            session = open_session(candidate)
+            answers = [_run(session, feed) for _, feed in self._feeds]
+        except (ModelError, onnx.checker.ValidationError) as error:
+            return f"the changed network does not run ({str(error).splitlines()[0]})"
+        problem = self._difference(answers, exact)
+        if not problem:
+            self._last = answers
+        return problem
+
+    def report(self, candidate: onnx.ModelProto) -> ParityReport:
+        """Compare a changed network with the original on the same feeds."""
+        session = open_session(candidate)
+        return self._report([_run(session, feed) for _, feed in self._feeds])
+
+    def _difference(self, answers: Sequence[Arrays], exact: bool) -> str:
+        if all(map(_same, self._last, answers)):
+            return ""
+        report = self._report(answers)
+        if not exact:
+            return "" if report.passed else report.verdict
+        worst = max(output.max_relative_error for output in report.outputs)
+        return f"it changes the answers (by up to {worst:.1e} of their range), expected the same to the last bit"
+
+    def _report(self, answers: Sequence[Arrays]) -> ParityReport:
+        names = [name for name, _ in self._feeds]
+        return compare_batches(
+            zip(names, self._answers, answers, strict=True),
+            reference_name="the graph as it was",
+            candidate_name="the rewritten graph",
+            tolerance=self._tolerance,
+        )
+
+
+def input_specs(model: onnx.ModelProto) -> dict[str, TensorSpec]:
+    """The inputs of a network that are not weights, by name."""
+    found = {}
+    for value in real_inputs(model.graph):
+        tensor = value.type.tensor_type
+        shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+        found[value.name] = TensorSpec(value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
+    return found
+
+
+def default_feeds(specs: Mapping[str, TensorSpec]) -> list[tuple[str, Arrays]]:
+    """Make feeds whose answers differ: a picture, noise, and both in one batch where every input leaves it open."""
+    closed = {name: _close_picture(spec) for name, spec in specs.items()}
+    generator = np.random.default_rng(NOISE_SEED)
+    noise = {name: random_array(spec, generator) for name, spec in closed.items()}
+    feeds = [next(make_feeds(closed)), ("noise", noise)]
+    if specs and all(spec.shape[:1] == (None,) for spec in specs.values()):
+        both = {name: np.concatenate([feed[name] for _, feed in feeds]) for name in specs}
+        feeds.append(("both at once", both))
+    return feeds
+
+
+def _close_picture(spec: TensorSpec) -> TensorSpec:
+    axis = channel_axis(spec)
+    if axis is None:
+        return spec
+    first = 2 if axis == 1 else 1
+    shape = list(spec.shape)
+    shape[first : first + 2] = [
+        size or default for size, default in zip(shape[first : first + 2], OPEN_PICTURE, strict=True)
+    ]
+    return replace(spec, shape=tuple(shape))
+
+
+def _run(session: Any, feed: Arrays) -> Arrays:
+    names = [value.name for value in session.get_outputs()]
+    try:
+        return dict(zip(names, session.run(names, feed), strict=True))
+    except Exception as error:  # as above
+        raise ModelError(
+            f"ONNX Runtime cannot run the network: {str(error).splitlines()[0]}; give other feeds"
+        ) from error
+
+
+def _same(left: Arrays, right: Arrays) -> bool:
+    """Equal to the last bit, types and shapes included; a NaN equals a NaN."""
+    return left.keys() == right.keys() and all(
+        one.dtype == right[name].dtype and np.array_equal(one, right[name], equal_nan=one.dtype.kind == "f")
+        for name, one in left.items()
+    )

@@ -1,0 +1,312 @@
+"""Look inside a running network: its operators in order, and any tensor between them."""
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from workbench.core.contract import RunnerInfo, ordered_feed
+from workbench.core.errors import InputError, ModelError
+from workbench.core.packages import load_tensorflow, require_backend
+from workbench.models.freezing import FrozenGraph, tensor_names
+from workbench.onnx_graph.file import check
+from workbench.runners.backends import backend_for
+
+FREE_OPERATORS = ("Shape", "ShapeN", "Size", "Rank", "ReadVariableOp", "Const", "Constant")
+"""Operators whose answer does not depend on the values that are fed."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator of a graph.
+
+    Attributes:
+        operator: its kind, such as `"Conv"`.
+        inputs: the tensors it reads that depend on what is fed; weights and shapes are left out.
+        outputs: the tensors it writes; TensorFlow's and tf2onnx's `:0` is dropped.
+        weights: the shape of each constant it reads.
+    """
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weights: tuple[tuple[int, ...], ...] = ()
+
+
+class GraphProbe(ABC):
+    """A network on one backend of which every tensor can be fetched.
+
+    Attributes:
+        info: what computes it.
+        nodes: the operators that depend on the feed, each after those it reads from.
+        inputs: the names of the tensors that are fed, as in `nodes`.
+        outputs: the tensors that are the network's answers, as in `nodes`.
+        names: the names of the inputs and then of the outputs, as people and other forms of the network know them.
+        layers: the names of the Keras layers, where they are known.
+    """
+
+    info: RunnerInfo
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    names: tuple[str, ...]
+    layers: tuple[str, ...] = ()
+
+    @abstractmethod
+    def shape(self, tensor: str) -> tuple[int, ...] | None:
+        """The shape of a tensor for this feed, or None where it is not known before the network runs."""
+
+    @abstractmethod
+    def fetch(self, tensors: Sequence[str]) -> dict[str, np.ndarray]:
+        """Run the network on the feed and return these tensors, by name."""
+
+
+def depending_nodes(
+    rows: Iterable[tuple[str, Sequence[str], Sequence[str]]],
+    inputs: Sequence[str],
+    weight_shape: Callable[[str], tuple[int, ...]],
+) -> tuple[Node, ...]:
+    """Keep the operators whose answers depend on the feed; the others are weights and shapes in the making.
+
+    Args:
+        rows: operator, inputs and outputs of each node, in an order in which they can run.
+        inputs: the tensors that are fed.
+        weight_shape: gives the shape of a tensor that is a constant.
+    """
+    depending, nodes = set(inputs), []
+    for operator, reads, writes in rows:
+        data = tuple(name for name in reads if name in depending)
+        if data and operator not in FREE_OPERATORS:
+            weights = tuple(weight_shape(name) for name in reads if name and name not in depending)
+            nodes.append(Node(operator, data, tuple(name for name in writes if name), weights))
+            depending.update(writes)
+    return tuple(nodes)
+
+
+def plain(name: str) -> str:
+    """A tensor's name without the `:0` that TensorFlow and tf2onnx put behind a node's first output."""
+    return name.removesuffix(":0")
+
+
+def full(name: str) -> str:
+    """The inverse of `plain` for TensorFlow."""
+    return name if ":" in name else f"{name}:0"
+
+
+SMALL_CONSTANT = 4096
+"""Bytes up to which a constant's value is kept for ONNX's shape inference; shapes are small, weights are not."""
+
+
+def open_probe(network: Any, feed: Mapping[str, np.ndarray]) -> GraphProbe:
+    """Open a network for looking inside while it runs on one feed.
+
+    Args:
+        network: a Keras or tf_keras model, a FrozenGraph, the path of an `.onnx` file, or anything else that
+            `open_model` opens.
+        feed: one array for each input, by name, or in the order of the inputs.
+    Raises:
+        InputError: the feed has another number of inputs, or is for an engine, whose tensors cannot be fetched.
+        ModelError: the network cannot be opened.
+    """
+    suffix = Path(network).suffix.lower() if isinstance(network, str | os.PathLike) else ""
+    if suffix in (".plan", ".engine"):
+        raise InputError(
+            f"{network} is an engine, which keeps its tensors inside; give the ONNX file it was built from"
+        )
+    if suffix == ".onnx":
+        return OnnxProbe(network, feed)
+    if backend_for(network) == "torch":
+        raise InputError("a PyTorch program is not looked into here; compare the ONNX files that were made from it")
+    from workbench.models.files import open_model
+
+    return TensorFlowProbe(open_model(network), feed)
+
+
+class TensorFlowProbe(GraphProbe):
+    """A Keras model, traced in inference mode with its own variables, or a frozen graph.
+
+    Args:
+        model: a Keras model with known inputs, or a FrozenGraph.
+        feed: the arrays to run on.
+    """
+
+    def __init__(self, model: Any, feed: Mapping[str, np.ndarray]) -> None:
+        self._tf = tf = load_tensorflow()
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        frozen = isinstance(model, FrozenGraph)
+        inputs, outputs = (model.inputs, model.outputs) if frozen else tensor_names(model)
+        arrays = ordered_feed(inputs, feed)
+        body = _import_frozen(tf, model) if frozen else _call_keras(tf, model)
+        # an open batch, as when the model is exported: Keras chooses other operators for a batch that is known
+        opened = [array.shape if frozen or not array.ndim else (None, *array.shape[1:]) for array in arrays]
+        specs = [tf.TensorSpec(shape, array.dtype) for shape, array in zip(opened, arrays, strict=True)]
+        self._batch = max((array.shape[0] for array in arrays if array.ndim), default=1)
+        self._graph = tf.compat.v1.wrap_function(body, specs)
+        self._feed = [tf.convert_to_tensor(array) for array in arrays]
+        self.info = _tensorflow_info(tf, model, frozen)
+        self.inputs = tuple(plain(tensor.name) for tensor in self._graph.inputs[: len(arrays)])
+        self.outputs = tuple(plain(tensor.name) for tensor in tf.nest.flatten(self._graph.outputs))
+        self.names = (*inputs, *outputs)
+        self.layers = () if frozen else tuple(dict.fromkeys(layer_names(model)))
+        self.nodes = self._read_nodes()
+
+    def shape(self, tensor: str) -> tuple[int, ...] | None:
+        """See `GraphProbe.shape`."""
+        shape = self._graph.graph.get_tensor_by_name(full(tensor)).shape
+        if shape.rank and shape[0] is None:
+            shape = self._tf.TensorShape([self._batch, *shape[1:]])
+        return tuple(shape) if shape.is_fully_defined() else None
+
+    def fetch(self, tensors: Sequence[str]) -> dict[str, np.ndarray]:
+        """See `GraphProbe.fetch`; only what these tensors need is computed."""
+        wanted = [self._graph.graph.get_tensor_by_name(full(name)) for name in tensors]
+        run = self._graph.prune(self._graph.inputs[: len(self._feed)], wanted)
+        return {name: value.numpy() for name, value in zip(tensors, run(*self._feed), strict=True)}
+
+    def _read_nodes(self) -> tuple[Node, ...]:
+        rows = [
+            (
+                operation.type,
+                [plain(tensor.name) for tensor in operation.inputs],
+                [plain(tensor.name) for tensor in operation.outputs],
+            )
+            for operation in self._graph.graph.get_operations()
+        ]
+        graph = self._graph.graph
+
+        def weight_shape(name: str) -> tuple[int, ...]:
+            shape = graph.get_tensor_by_name(full(name)).shape
+            return tuple(shape) if shape.is_fully_defined() else ()
+
+        return depending_nodes(rows, self.inputs, weight_shape)
+
+
+class OnnxProbe(GraphProbe):
+    """An ONNX file in ONNX Runtime; asked-for tensors become extra outputs of a copy in memory.
+
+    Args:
+        path: the `.onnx` file.
+        feed: the arrays to run on.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], feed: Mapping[str, np.ndarray]) -> None:
+        summary = check(path)
+        self._path = Path(path)
+        self._runtime = require_backend("onnxruntime", "dev")
+        self._model = onnx.load(str(path), load_external_data=False)
+        graph = self._model.graph
+        known = [spec.name for spec in summary.inputs]
+        self._feed = dict(zip(known, ordered_feed(known, feed), strict=True))
+        self._ends = [value.name for value in graph.output]
+        self._full_names = {plain(name): name for name in self._every_tensor()}
+        self._types = {plain(value.name): value.type for value in (*graph.output, *graph.input)}
+        self._types |= _inferred_types(self._model, self._feed)
+        self.info = RunnerInfo("onnxruntime", self._runtime.__version__, "CPU")
+        self.inputs = tuple(plain(name) for name in known)
+        self.outputs = tuple(plain(name) for name in self._ends)
+        self.names = (*self.inputs, *self.outputs)
+        weights = {plain(tensor.name): tuple(tensor.dims) for tensor in graph.initializer}
+        rows = [
+            (node.op_type, [plain(name) for name in node.input], [plain(name) for name in node.output])
+            for node in graph.node
+        ]
+        self.nodes = depending_nodes(rows, self.inputs, lambda name: weights.get(name, ()))
+
+    def shape(self, tensor: str) -> tuple[int, ...] | None:
+        """See `GraphProbe.shape`."""
+        kind = self._types.get(tensor)
+        dims = [] if kind is None else list(kind.tensor_type.shape.dim)
+        known = kind is not None and all(dim.HasField("dim_value") for dim in dims)
+        return tuple(dim.dim_value for dim in dims) if known else None
+
+    def fetch(self, tensors: Sequence[str]) -> dict[str, np.ndarray]:
+        """See `GraphProbe.fetch`."""
+        wanted = [self._full_names[name] for name in tensors]
+        del self._model.graph.output[len(self._ends) :]
+        for name in wanted:
+            if name not in self._ends and name not in self._feed:
+                self._model.graph.output.append(onnx.ValueInfoProto(name=name))
+        given = {name: array for name, array in self._feed.items() if name in wanted}
+        asked = [name for name in wanted if name not in given]
+        values = dict(zip(asked, self._session().run(asked, self._feed), strict=True)) if asked else {}
+        values |= given
+        return {name: values[full] for name, full in zip(tensors, wanted, strict=True)}
+
+    def _session(self) -> Any:
+        options = self._runtime.SessionOptions()
+        options.log_severity_level = 3
+        folder = str(self._path.resolve().parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        try:
+            data = self._model.SerializeToString()
+            return self._runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own exceptions share no public base
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"ONNX Runtime cannot show the tensors inside {self._path}: {reason}") from error
+
+    def _every_tensor(self) -> Iterable[str]:
+        yield from self._feed
+        for node in self._model.graph.node:
+            yield from node.output
+
+
+def _call_keras(tf: Any, model: Any) -> Any:
+    def body(*tensors: Any) -> Any:
+        return tf.nest.flatten(model(tensors[0] if len(tensors) == 1 else list(tensors), training=False))
+
+    return body
+
+
+def _import_frozen(tf: Any, frozen: FrozenGraph) -> Any:
+    def body(*tensors: Any) -> Any:
+        fed = {f"{name}:0": tensor for name, tensor in zip(frozen.inputs, tensors, strict=True)}
+        ends = [f"{name}:0" for name in frozen.outputs]
+        return tf.graph_util.import_graph_def(frozen.graph_def, input_map=fed, return_elements=ends, name="")
+
+    return body
+
+
+def _tensorflow_info(tf: Any, model: Any, frozen: bool) -> RunnerInfo:
+    if frozen:
+        return RunnerInfo("tensorflow", tf.__version__, "GPU" if tf.config.list_physical_devices("GPU") else "CPU")
+    from workbench.runners.keras_runner import KerasRunner
+
+    with KerasRunner(model) as runner:
+        return runner.info
+
+
+def layer_names(model: Any) -> Iterable[str]:
+    """The names of a Keras model's layers, those of the models inside it too; none for anything else."""
+    for layer in getattr(model, "layers", ()):
+        yield from layer_names(layer)
+        yield layer.name
+
+
+def _inferred_types(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Let ONNX infer the shapes for this feed, on a copy without the weights' numbers."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    light.graph.name = "light"
+    light.graph.node.extend(model.graph.node)
+    light.graph.output.extend(model.graph.output)
+    for name, array in feed.items():
+        light.graph.input.append(_value(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) * 8 <= SMALL_CONSTANT and not tensor.external_data:
+            light.graph.initializer.append(tensor)
+        else:
+            light.graph.input.append(_value(tensor.name, tensor.data_type, tensor.dims))
+    try:
+        known = onnx.shape_inference.infer_shapes(light, data_prop=True).graph.value_info
+    except (onnx.shape_inference.InferenceError, ValueError):  # shapes stay unknown; tensors are then fetched singly
+        return {}
+    return {plain(value.name): value.type for value in known}
+
+
+def _value(name: str, kind: int, shape: Iterable[int]) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, kind, list(shape))

@@ -1,0 +1,416 @@
+"""The result of a comparison of label maps: the verdict, images and classes, as text, HTML and JSON."""
+
+import dataclasses
+import html
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from workbench.core.errors import InputError
+from workbench.core.output_errors import best_shift
+from workbench.core.report import COLORS, Cells, Status, count, finite_or_none, html_table, percent, text_table
+from workbench.pictures.cityscapes import CITYSCAPES, VOID, Palette, class_iou, confusion_matrix, mean_iou
+
+IMAGE_HEADINGS = (
+    "image, worst first", "pixels that differ", "mIoU of both", "reference", "candidate", "change", "shift",
+)  # fmt: skip
+CLASS_HEADINGS = ("class", "true pixels", "IoU of both", "reference", "candidate", "change")
+SHOWN_IMAGES = 5
+
+
+@dataclass(frozen=True)
+class SegmentationLimits:
+    """How far a candidate's label maps may be from the reference's.
+
+    Attributes:
+        agreement: share of all pixels with the same class. Rounding changes fewer than 1 pixel in 1000.
+        worst_image: the same in each single image, so that one broken image cannot hide among thousands. A
+            street scene that is displaced by one pixel keeps 98.8 % of its classes (notebook 02).
+        miou_loss: how much mIoU against the truth may fall, 0..1. That displaced scene loses 0.021,
+            swapped colours lose 0.27; rounding in float32 loses less than 0.0001.
+
+    Raises:
+        InputError: a number is outside 0..1.
+    """
+
+    agreement: float = 0.999
+    worst_image: float = 0.99
+    miou_loss: float = 0.005
+
+    def __post_init__(self) -> None:
+        if not all(0 <= value <= 1 for value in dataclasses.astuple(self)):
+            raise InputError(f"got {self}, expected shares of 0 to 1")
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """How one image fared; mIoU is NaN where there is no truth or nothing to score.
+
+    Attributes:
+        name: the image.
+        pixels, differing: how many there are, and how many have another class in the candidate.
+        between: mIoU of the candidate with the reference taken as truth, void counted as a class.
+        reference, candidate: mIoU of either against the truth.
+        shift: (rows, columns) by which the candidate's labels are displaced, or None.
+    """
+
+    name: str
+    pixels: int
+    differing: int
+    between: float
+    reference: float = math.nan
+    candidate: float = math.nan
+    shift: tuple[int, int] | None = None
+
+    @property
+    def agreement(self) -> float:
+        """Share of pixels with the same class, 0..1."""
+        return 1 - self.differing / max(1, self.pixels)
+
+    @property
+    def change(self) -> float:
+        """The candidate's mIoU less the reference's."""
+        return self.candidate - self.reference
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How one class fared over all images; NaN where a class does not occur.
+
+    Attributes:
+        name: the class.
+        pixels: scored pixels of the truth that are of this class.
+        between: IoU of the candidate with the reference.
+        reference, candidate: IoU of either against the truth.
+    """
+
+    name: str
+    pixels: int
+    between: float
+    reference: float
+    candidate: float
+
+    @property
+    def change(self) -> float:
+        """The candidate's IoU less the reference's."""
+        return self.candidate - self.reference
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentationReport:
+    """The verdict on a candidate's label maps, and the numbers behind it.
+
+    Attributes:
+        reference_name, candidate_name: the two runners, as they name themselves.
+        status: "pass"; "fail"; or "inconclusive": the reference paints one class only.
+        verdict: one sentence.
+        images: one entry for each, worst first: most differing pixels, then largest loss of mIoU.
+        classes: one entry for each class that occurs, in the palette's order.
+        agreement: share of all pixels with the same class.
+        between: mIoU of the candidate with the reference.
+        reference_miou, candidate_miou: against the truth, over all images that have one; NaN if none has.
+        truths: how many images have a truth.
+        shift: (rows, columns) by which every image that differs is displaced, or None.
+        problems: why it fails; empty if it does not.
+        notes: sentences on how far the evidence reaches.
+        limits: what was allowed.
+        reference_confusion, candidate_confusion: (N, N + 1) int64, see `confusion_matrix`.
+    """
+
+    reference_name: str
+    candidate_name: str
+    status: Status
+    verdict: str
+    images: tuple[ImageScore, ...]
+    classes: tuple[ClassScore, ...]
+    agreement: float
+    between: float
+    reference_miou: float
+    candidate_miou: float
+    truths: int
+    shift: tuple[int, int] | None
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    limits: SegmentationLimits
+    reference_confusion: NDArray[np.int64] = field(repr=False)
+    candidate_confusion: NDArray[np.int64] = field(repr=False)
+
+    @property
+    def passed(self) -> bool:
+        """True only if the answers are the same and the comparison shows it."""
+        return self.status == "pass"
+
+    @property
+    def change(self) -> float:
+        """The candidate's mIoU less the reference's; NaN without a truth."""
+        return self.candidate_miou - self.reference_miou
+
+    def to_text(self) -> str:
+        """Write the report as two aligned tables; the first line is the verdict."""
+        tables = (text_table(headings, rows) for headings, rows in self._tables())
+        return "\n".join([self.verdict, "", *("\n".join([*table, ""]) for table in tables), *self._remarks()]) + "\n"
+
+    def to_html(self) -> str:
+        """Write the report as two small tables that read well in light and dark notebooks."""
+        tables = "".join(html_table(headings, rows) for headings, rows in self._tables())
+        remarks = "".join(f'<div style="opacity:.8">{html.escape(text)}</div>' for text in self._remarks())
+        return (
+            f'<div style="border-left:.35em solid {COLORS[self.status]};padding:.2em .8em;color:inherit">'
+            f'<div style="font-weight:600;margin-bottom:.4em">{html.escape(self.verdict)}</div>{tables}{remarks}</div>'
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def to_json(self) -> str:
+        """Write the report as strict JSON: numbers that are not finite become null."""
+        content: dict[str, Any] = {"passed": self.passed, "change": self.change}
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            content[entry.name] = value.tolist() if isinstance(value, np.ndarray) else value
+        content["images"] = [dataclasses.asdict(one) | {"agreement": one.agreement} for one in self.images]
+        content["classes"] = [dataclasses.asdict(one) | {"change": one.change} for one in self.classes]
+        content["limits"] = dataclasses.asdict(self.limits)
+        return json.dumps(finite_or_none(content), indent=2, allow_nan=False) + "\n"
+
+    def _tables(self) -> Iterator[tuple[Cells, list[Cells]]]:
+        yield IMAGE_HEADINGS, [_image_cells(image) for image in self.images[:SHOWN_IMAGES]]
+        yield CLASS_HEADINGS, [_class_cells(one) for one in self.classes]
+
+    def _remarks(self) -> list[str]:
+        allowed = self.limits
+        lines = [
+            f"Reference: {self.reference_name}. Candidate: {self.candidate_name}. {count(len(self.images), 'image')}, "
+            f"{self.truths} with a truth.",
+            "IoU of both: the candidate against the reference; the other columns: either against the truth. "
+            f"Allowed: agreement "
+            f"{percent(allowed.agreement)}, in each image {percent(allowed.worst_image)}, "
+            f"mIoU lower by {allowed.miou_loss:g}.",
+        ]
+        if len(self.images) > SHOWN_IMAGES:
+            lines.append(f"{count(len(self.images) - SHOWN_IMAGES, 'more image')} agree better than these.")
+        return [*lines, *(f"Problem: {text}." for text in self.problems), *(f"Note: {text}" for text in self.notes)]
+
+
+def _image_cells(image: ImageScore) -> Cells:
+    differing = f"{image.differing} of {image.pixels} ({100 - 100 * image.agreement:.3g} %)"
+    shift = "-" if image.shift is None else str(image.shift)
+    return (image.name, differing, *map(_score, (image.between, image.reference, image.candidate)),
+            _score(image.change, "+.4f"), shift)  # fmt: skip
+
+
+def _class_cells(one: ClassScore) -> Cells:
+    scores = map(_score, (one.between, one.reference, one.candidate))
+    return (one.name, str(one.pixels), *scores, _score(one.change, "+.4f"))
+
+
+def _score(value: float, style: str = ".4f") -> str:
+    return "-" if math.isnan(value) else format(value, style)
+
+
+Answer = tuple[str, ArrayLike | None, ArrayLike, ArrayLike]
+"""Name, truth (or None), the reference's labels, the candidate's labels; the maps are (H, W)."""
+
+FLOAT32 = SegmentationLimits()
+"""What is allowed where both sides calculate in float32."""
+
+
+def compare_segmentation(
+    answers: Iterable[Answer],
+    *,
+    reference_name: str,
+    candidate_name: str,
+    palette: Palette = CITYSCAPES,
+    limits: SegmentationLimits = FLOAT32,
+) -> SegmentationReport:
+    """Compare two runners' label maps with each other and with the truth, one image at a time.
+
+    Args:
+        answers: (name, truth, reference, candidate) of each image: integer maps (H, W) of train ids. In the
+            truth 255 is not scored; in the answers the number of classes, and 255, are void. The truth may be None.
+        reference_name: `RunnerInfo.name` of the reference, for the report.
+        candidate_name: the same of the candidate.
+        palette: names of the classes.
+        limits: what is allowed.
+    Returns:
+        The report; `passed` is True only if both give the same picture and the comparison can show it.
+    Raises:
+        InputError: no image, logits instead of labels, sizes that differ, or numbers that are no class.
+
+    >>> truth = np.array([[0, 0, 1, 1], [0, 0, 1, 1]])
+    >>> report = compare_segmentation(
+    ...     [("street", truth, truth, 1 - truth)], reference_name="A", candidate_name="B"
+    ... )
+    >>> report.passed, report.agreement, report.reference_miou, report.candidate_miou
+    (False, 0.0, 1.0, 0.0)
+    """
+    classes = len(palette)
+    between = np.zeros((classes + 1, classes + 2), np.int64)  # void is the last of the rows and counts as a class
+    against = np.zeros((2, classes, classes + 1), np.int64)
+    images: list[ImageScore] = []
+    for name, truth, reference, candidate in answers:
+        one, other = _labels(reference, "reference", name, classes), _labels(candidate, "candidate", name, classes)
+        images.append(_score_image(name, truth, one, other, between, against))
+    if not images:
+        raise InputError("got no label maps to compare; run at least one image through both runners")
+    return _conclude(images, between, against, (reference_name, candidate_name), palette, limits)
+
+
+def disagreement(reference: ArrayLike, candidate: ArrayLike, classes: int = len(CITYSCAPES)) -> NDArray[np.bool_]:
+    """Mark the pixels to which two label maps give different classes; the two ways to write void are one.
+
+    Args:
+        reference: integer map (H, W) of train ids; `classes` and 255 are void.
+        candidate: the same.
+        classes: number of classes N.
+    Returns:
+        (H, W) bool.
+    Raises:
+        InputError: the shapes differ, no integers, or numbers that are no class.
+
+    >>> disagreement([[0, 19, 255]], [[1, 255, 19]]).tolist()
+    [[True, False, False]]
+    """
+    one = _labels(reference, "reference", "", classes)
+    other = _labels(candidate, "candidate", "", classes)
+    _check_same_size(one, other, "candidate", "")
+    return one != other
+
+
+def _labels(labels: ArrayLike, side: str, image: str, classes: int) -> NDArray[np.uint8]:
+    """Check a label map, and write void as `classes`."""
+    array, of = np.asarray(labels), f" of {image}" if image else ""
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        expected = "expected an (H, W) map of integers; for logits call argmax_classes first"
+        raise InputError(f"got the {side}'s labels{of} as {array.dtype} {array.shape}, {expected}")
+    wrong = (array != VOID) & ((array < 0) | (array > classes))
+    if wrong.any():
+        expected = f"0..{classes} or {VOID}; pass palette= for another data set, or use ids_to_train_ids"
+        raise InputError(f"got {array[wrong][0]} in the {side}'s labels{of}, expected {expected}")
+    return np.where(array == VOID, classes, array).astype(np.uint8)
+
+
+def _check_same_size(reference: NDArray, other: NDArray, side: str, image: str) -> None:
+    if other.shape != reference.shape:
+        of = f" of {image}" if image else ""
+        raise InputError(
+            f"got the {side}{of} as {other.shape}, expected the reference's {reference.shape}; "
+            "bring it to that size with rescale_image(order=0)"
+        )
+
+
+def _score_image(
+    name: str,
+    truth: ArrayLike | None,
+    reference: NDArray[np.uint8],
+    candidate: NDArray[np.uint8],
+    between: NDArray[np.int64],
+    against: NDArray[np.int64],
+) -> ImageScore:
+    """Score one image, and add its counts to both confusion matrices."""
+    _check_same_size(reference, candidate, "candidate", name)
+    joint = confusion_matrix(reference, candidate, classes=len(between))
+    differing = int(np.count_nonzero(reference != candidate))
+    between += joint
+    scores = (math.nan, math.nan)
+    if truth is not None:
+        _check_same_size(reference, np.asarray(truth), "truth", name)
+        own = [confusion_matrix(truth, labels, classes=len(between) - 1) for labels in (reference, candidate)]
+        against += own
+        scores = (mean_iou(own[0]), mean_iou(own[1]))
+    shift = best_shift(reference, candidate, _count_different) if differing else None
+    return ImageScore(name, reference.size, differing, mean_iou(joint), *scores, shift)
+
+
+def _count_different(one: NDArray, other: NDArray) -> float:
+    return float(np.count_nonzero(one != other))
+
+
+def _conclude(
+    images: list[ImageScore],
+    between: NDArray[np.int64],
+    against: NDArray[np.int64],
+    names: tuple[str, str],
+    palette: Palette,
+    limits: SegmentationLimits,
+) -> SegmentationReport:
+    """Turn the counts into a verdict."""
+    ordered = sorted(images, key=lambda image: (image.agreement, 0.0 if math.isnan(image.change) else image.change))
+    agreement = 1 - sum(image.differing for image in images) / max(1, sum(image.pixels for image in images))
+    scores = (mean_iou(against[0]), mean_iou(against[1]))
+    truths = sum(not math.isnan(image.reference) for image in images)
+    problems = tuple(_find_problems(ordered, agreement, scores, limits))
+    shift = _common_shift(images) if problems else None
+    painted = np.flatnonzero(between.sum(axis=1))
+    status: Status = "fail" if problems else "pass" if painted.size > 1 else "inconclusive"
+    classes = _score_classes(between, against, palette)
+    return SegmentationReport(
+        *names, status, _verdict(status, names, agreement, scores, problems, shift, len(images)), tuple(ordered),
+        classes, agreement, mean_iou(between), *scores, truths, shift, problems,
+        tuple(_notes(classes, len(images), truths)), limits, against[0], against[1],
+    )  # fmt: skip
+
+
+def _find_problems(
+    worst_first: list[ImageScore], agreement: float, scores: tuple[float, float], limits: SegmentationLimits
+) -> Iterator[str]:
+    if agreement < limits.agreement:
+        yield f"pixel agreement {percent(agreement)} (at least {percent(limits.agreement)} needed)"
+    worst = worst_first[0]
+    if worst.agreement < limits.worst_image:
+        yield f"{worst.name} agrees in {percent(worst.agreement)} (at least {percent(limits.worst_image)} needed)"
+    if scores[0] - scores[1] > limits.miou_loss:
+        yield f"mIoU falls from {scores[0]:.3f} to {scores[1]:.3f} (at most {limits.miou_loss:g} allowed)"
+
+
+def _common_shift(images: list[ImageScore]) -> tuple[int, int] | None:
+    """The displacement that all images with differing pixels share."""
+    found = {image.shift for image in images if image.differing}
+    return found.pop() if len(found) == 1 else None
+
+
+def _verdict(
+    status: Status, names: tuple[str, str], agreement: float, scores: tuple[float, float],
+    problems: tuple[str, ...], shift: tuple[int, int] | None, images: int,
+) -> str:  # fmt: skip
+    reference, candidate = names
+    on = f"on {count(images, 'image')}"
+    if status == "fail":
+        cause = f"; shifted by {shift} pixels (rows, columns)" if shift else ""
+        return f"FAIL: {candidate} paints another picture than {reference} {on}: {'; '.join(problems)}{cause}."
+    if status == "inconclusive":
+        return (
+            f"INCONCLUSIVE: {candidate} agrees with {reference} {on}, but the reference paints one class only, "
+            "so that most faults would not show; use other images."
+        )
+    text = f"PASS: {candidate} paints the same classes as {reference} {on}: pixel agreement {percent(agreement)}"
+    if math.isnan(scores[0]):
+        return f"{text}."
+    return f"{text}, mIoU against the truth {scores[0]:.4f} and {scores[1]:.4f} ({scores[1] - scores[0]:+.4f})."
+
+
+def _score_classes(between: NDArray[np.int64], against: NDArray[np.int64], palette: Palette) -> tuple[ClassScore, ...]:
+    both, reference, candidate = class_iou(between), class_iou(against[0]), class_iou(against[1])
+    pixels = against[0].sum(axis=1)
+    scores = [
+        ClassScore(name, int(pixels[k]), float(both[k]), float(reference[k]), float(candidate[k]))
+        for k, name in enumerate(palette.names)
+    ]
+    return tuple(one for one in scores if not all(map(math.isnan, (one.between, one.reference, one.candidate))))
+
+
+def _notes(classes: tuple[ClassScore, ...], images: int, truths: int) -> Iterator[str]:
+    lost = [one.name for one in classes if one.reference > 0 and not one.candidate > 0]
+    if lost:
+        yield f"the candidate finds nothing of {', '.join(lost)}, which the reference does find."
+    if not truths:
+        yield "there is no truth: this says that the answers are the same, not that they are right."
+    elif truths < images:
+        yield f"mIoU is over the {count(truths, 'image')} that {'have' if truths > 1 else 'has'} a truth."
+    if images == 1:
+        yield "only one image was compared; several different ones show more."
