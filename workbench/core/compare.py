@@ -4,20 +4,18 @@ Errors are measured relative to the range of the reference output (its largest m
 value), so compare logits, not probabilities: a sigmoid or softmax hides and inflates errors.
 """
 
-import dataclasses
-import html
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.core.errors import InputError
 from workbench.core.output_errors import ClassAxis, Names, OutputParity, OutputSums, Tolerance, worst_first
-from workbench.core.report import COLORS, Status, count, finite_or_none, html_table, percent, text_table
+from workbench.core.report import Report, Status, Table, count, percent
 
 HEADINGS = (
     "output", "result", "shape", "range", "max error", "mean error", "relative L2", "cosine", "agreement",
@@ -26,7 +24,7 @@ HEADINGS = (
 
 
 @dataclass(frozen=True)
-class ParityReport:
+class ParityReport(Report):
     """The verdict on a candidate, and the numbers behind it.
 
     Attributes:
@@ -50,34 +48,14 @@ class ParityReport:
     notes: tuple[str, ...]
     tolerance: Tolerance
 
-    @property
-    def passed(self) -> bool:
-        """True only if the answers are the same and the comparison shows it."""
-        return self.status == "pass"
+    def _tables(self) -> list[Table]:
+        return [Table(HEADINGS, [_cells(output) for output in self.outputs])]
 
-    def to_text(self) -> str:
-        """Write the report as an aligned table; the first line is the verdict."""
-        table = text_table(HEADINGS, [_cells(output) for output in self.outputs])
-        return "\n".join([self.verdict, "", *table, "", *self._remarks()]) + "\n"
-
-    def to_html(self) -> str:
-        """Write the report as a small table that reads well in light and dark notebooks."""
-        table = html_table(HEADINGS, [_cells(output) for output in self.outputs])
-        remarks = "".join(f'<div style="opacity:.8">{html.escape(text)}</div>' for text in self._remarks())
-        return (
-            f'<div style="border-left:.35em solid {COLORS[self.status]};padding:.2em .8em;color:inherit">'
-            f'<div style="font-weight:600;margin-bottom:.4em">{html.escape(self.verdict)}</div>{table}{remarks}</div>'
-        )
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
-
-    def to_json(self) -> str:
-        """Write the report as strict JSON: numbers that are not finite become null."""
-        content = {"passed": self.passed, **dataclasses.asdict(self)}
+    def _content(self) -> dict[str, Any]:
+        content = super()._content()
         for entry, output in zip(content["outputs"], self.outputs, strict=True):
             entry["status"] = output.status
-        return json.dumps(finite_or_none(content), indent=2, allow_nan=False) + "\n"
+        return content
 
     def _remarks(self) -> list[str]:
         allowed = self.tolerance

@@ -1,4 +1,9 @@
-"""A child process for one conversion: it starts early, takes one order and says how far it is."""
+"""One protocol for work in a process of its own: its progress, its crash, its time limit and Ctrl-C as one sentence.
+
+The parent sends one line of JSON, the order, and holds the child's standard input open: when the parent is gone, the
+child ends. The child answers with one JSON object a line, each with an `event`: `note` becomes a warning, `log` is
+kept, `done` carries the result, `error` a kind and a text; the others go to who started the child.
+"""
 
 import contextlib
 import json
@@ -7,35 +12,66 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
-from workbench.core.errors import ExportError, OutputError, WorkbenchError
+from workbench.core.errors import BackendUnavailableError, ExportError, InputError, OutputError, WorkbenchError
+
+Event = Mapping[str, Any]
+
+_KINDS: dict[str, type[WorkbenchError]] = {
+    "InputError": InputError,
+    "OutputError": OutputError,
+    "BackendUnavailableError": BackendUnavailableError,
+}
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""Environment of a child that has no use for a GPU."""
+
+_STACK_LEVEL = 4  # of a child's warning: run, the exporter, its public function, and then who called that
 
 
-class ConversionProcess:
-    """A child that runs `python -m module`; use it in a `with` block, which ends it whatever it is doing.
+class Child:
+    """A child that runs `python -m module` for one order; use it in a `with` block, which ends it whatever it does.
 
-    The child reads one line of JSON from standard input. Each line `step: ...` that it prints moves the bar, each
-    `note: ...` becomes a warning, and the last line `error: ...` of its standard error is the reason of a failure.
+    It starts at once, so that it can load its packages while the order is being prepared.
 
     Args:
-        module: the module to run.
+        module: the module to run; it calls `serve`.
+        title: what the work is called in an error, such as `"the conversion"`.
+        advice: what to do when it takes too long.
+        error: makes the exception from a text and the log.
         environment: what is added to this process's environment.
+
+    Attributes:
+        log: the lines that the child logged, severity first.
     """
 
-    def __init__(self, module: str, environment: Mapping[str, str]) -> None:
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, __exit__ closes it
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
+    def __init__(
+        self,
+        module: str,
+        *,
+        title: str = "the conversion",
+        advice: str = "give it more time",
+        error: Callable[[str, list[str]], WorkbenchError] = lambda text, log: ExportError(text),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.log: list[str] = []
+        self._title, self._advice, self._error = title, advice, error
+        self._errors: IO[str] = _temporary_file()
+        self._process = subprocess.Popen(
+            command(module),
+            stdin=subprocess.PIPE,  # closes when this process dies, and the child ends with it
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", **environment},
+            encoding="utf-8",
+            errors="replace",
+            env={**child_environment(), **(environment or {})},
+            start_new_session=True,  # Ctrl-C in a terminal reaches this process only, which ends the child
         )
 
     def __enter__(self) -> Self:
@@ -45,85 +81,120 @@ class ConversionProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the child."""
-        self._child.kill()
-        self._child.communicate()
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         self._errors.close()
 
-    def run(self, order: Mapping[str, Any], bar: Any = None) -> None:
+    def run(
+        self,
+        order: Mapping[str, Any],
+        on_event: Callable[[Event], None] = lambda event: None,
+        timeout_s: float | None = None,
+    ) -> Any:
         """Send the order and wait until the child has carried it out.
 
         Args:
             order: what JSON can hold.
-            bar: a tqdm bar to move one step for each of the child's.
+            on_event: takes each event that is not the protocol's own.
+            timeout_s: end the child after this many seconds; None for no limit.
+        Returns:
+            The result of the function that the child gave to `serve`.
         Raises:
-            ExportError: the child failed; the message is its own.
+            WorkbenchError: the child failed, died or took too long; the kind is what the child says, else `error`.
         """
-        self._send(json.dumps(order))
-        for line in self._child.stdout or ():
-            kind, _, text = line.strip().partition(": ")
-            if kind == "note":
-                warnings.warn(text, stacklevel=4)
-            elif kind == "step" and bar is not None:
-                bar.set_description(text)
-                bar.update()
-        status = self._child.wait()
-        if status:
-            self._errors.seek(0)
-            raise ExportError(_failure(status, self._errors.read()))
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            self._process.kill()
+
+        timer = threading.Timer(timeout_s or 0, expire)
+        try:
+            if timeout_s is not None:
+                timer.start()
+            self._send(json.dumps(dict(order)))
+            last: Event = {}
+            for event in self._events():
+                if event["event"] == "note":
+                    warnings.warn(event["text"], stacklevel=_STACK_LEVEL)
+                elif event["event"] in ("done", "error"):
+                    last = event
+                else:
+                    on_event(event)
+            status = self._process.wait()
+        finally:  # also on Ctrl-C: the child never outlives this call
+            timer.cancel()
+            self._process.kill()
+        if expired.is_set():
+            raise self._error(f"{self._title} took longer than {timeout_s:g} s and was ended; {self._advice}", self.log)
+        if status or last.get("event") != "done":
+            raise self._failure(status, last)
+        return last["result"]
 
     def _send(self, line: str) -> None:
-        stdin, self._child.stdin = self._child.stdin, None
-        if stdin is None:
-            raise ExportError("got a second order for one conversion process, expected one; make a new process")
-        try:
-            with stdin:
-                stdin.write(line + "\n")
-        except BrokenPipeError:
-            pass  # the child ended before it read; its status and errors say why
+        stdin = self._process.stdin
+        if stdin is None or stdin.closed:
+            raise InputError("got an order for a child that has ended, expected one order for each; make a new child")
+        with contextlib.suppress(BrokenPipeError):  # the child ended before it read; its status and errors say why
+            stdin.write(line + "\n")
+            stdin.flush()
+
+    def _events(self) -> Iterator[Event]:
+        """The child's events, until it closes its output."""
+        for line in self._process.stdout or ():
+            try:
+                event = json.loads(line)
+                kind = event["event"]
+            except (ValueError, KeyError, TypeError):
+                self.log.append(line.rstrip())  # the child was killed in the middle of a line
+                continue
+            if kind == "log":
+                self.log.append(f"{event['severity']}: {event['text']}")
+            else:
+                yield event
+
+    def _failure(self, status: int, last: Event) -> WorkbenchError:
+        """The child's end as an exception."""
+        if last.get("event") == "error":
+            kind, text = last["kind"], last["text"]
+            return _KINDS[kind](text) if kind in _KINDS else self._error(text, self.log)
+        self._errors.seek(0)
+        errors = self._errors.read().splitlines()
+        said = [line for line in self.log if line.startswith(("ERROR: ", "INTERNAL_ERROR: "))]
+        words = next((line.strip() for line in reversed([*errors, *said]) if line.strip()), "")
+        end = f"; its last words: {words}" if words else ""
+        if status >= 0:
+            return self._error(f"{self._title} ended with status {status} and no result{end}", [*self.log, *errors])
+        name = signal_name(-status)
+        hint = "; the machine may be out of memory" if name == "SIGKILL" else ""
+        return self._error(f"{self._title} was killed by {name}{hint}{end}", [*self.log, *errors])
 
 
-def _failure(status: int, log: str) -> str:
-    for line in reversed(log.splitlines()):
-        if line.startswith("error: "):
-            return line.removeprefix("error: ")
-    if status < 0:
-        return f"the conversion was killed by signal {-status}; free some memory or convert a smaller network"
-    return f"the conversion ended with status {status}: {log.strip().splitlines()[-1] if log.strip() else 'no message'}"
+def move_bar(bar: Any) -> Callable[[Event], None]:
+    """Let each `step` of a child move a tqdm bar, which may be None."""
+
+    def take(event: Event) -> None:
+        if bar is not None and event["event"] == "step":
+            bar.set_description(event["text"])
+            bar.update()
+
+    return take
 
 
-def say(kind: str, text: str) -> None:
-    """Print a line for the parent, in the child."""
-    print(f"{kind}: {text}", flush=True)
+def command(module: str) -> list[str]:
+    """The command that starts a child."""
+    return [sys.executable, "-m", module]
 
 
-def serve_order(
-    work: Callable[[dict[str, Any]], None],
-    explain: Callable[[Exception], str],
-    prepare: Callable[[], object] = lambda: None,
-) -> int:
-    """Carry out what standard input orders, in the child.
-
-    Args:
-        work: carries out one order.
-        explain: the sentence for an error that is not of this package.
-        prepare: what can be done before the order comes.
-    Returns:
-        The exit status; the last line of standard error is the reason of a failure.
-    """
-    try:
-        prepare()
-        line = sys.stdin.readline()
-        if line:
-            work(json.loads(line))
-    except KeyboardInterrupt:
-        return 130
-    except WorkbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
-        return 1
-    return 0
+def child_environment() -> dict[str, str]:
+    """This process's environment; the child imports this very package, from wherever it was imported here."""
+    here = str(Path(__file__).parents[2])
+    paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 def signal_name(number: int) -> str:
@@ -146,8 +217,74 @@ def temporary_folder() -> Iterator[Path]:
         OutputError: the disk is full.
     """
     try:
-        folder = tempfile.TemporaryDirectory(prefix="workbench-build-")
+        folder = tempfile.TemporaryDirectory(prefix="workbench-")
     except OSError as error:
         raise OutputError(f"no folder for temporary files: {error.strerror or error}; free some space") from error
     with folder as name:
         yield Path(name)
+
+
+def _temporary_file() -> IO[str]:
+    try:
+        return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise OutputError(f"no place for temporary files: {error.strerror or error}; free some space") from error
+
+
+_channel: IO[str] | None = None
+_channel_lock = threading.Lock()
+
+
+def send(event: str, **fields: Any) -> None:
+    """Tell the parent of an event, in the child; without a parent nothing happens."""
+    if _channel is not None:
+        with _channel_lock, contextlib.suppress(BrokenPipeError):
+            _channel.write(json.dumps({"event": event, **fields}) + "\n")
+            _channel.flush()
+
+
+def serve(
+    work: Callable[[dict[str, Any]], Any],
+    explain: Callable[[Exception], str] | None = None,
+    prepare: Callable[[], object] = lambda: None,
+) -> int:
+    """Carry out the one order that standard input brings, in the child.
+
+    Args:
+        work: carries it out; its result is what JSON can hold.
+        explain: the sentence for an error that is not of this package; without it the error ends the child.
+        prepare: what can be done before the order comes.
+    Returns:
+        The exit status.
+    """
+    global _channel
+    _channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what native code prints on standard output goes to standard error instead
+    try:
+        prepare()
+        order = sys.stdin.readline()
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+        if order:
+            send("done", result=work(json.loads(order)))
+    except KeyboardInterrupt:
+        return 130
+    except WorkbenchError as error:
+        send("error", kind=type(error).__name__, text=str(error))
+        return 1
+    except MemoryError:
+        send("error", kind="MemoryError", text="out of memory; use a smaller batch or a smaller network")
+        return 1
+    except Exception as error:
+        if explain is None:
+            raise
+        send("error", kind=type(error).__name__, text=explain(error))
+        return 1
+    return 0
+
+
+def _end_with_the_parent() -> None:
+    """End this process when the parent is gone: only the parent holds the other end of standard input."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 1):  # not sys.stdin, whose lock this thread would hold when the process ends well
+            pass
+    os._exit(1)

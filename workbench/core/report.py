@@ -1,13 +1,87 @@
-"""The result of a comparison: the verdict and its numbers, as text, HTML and JSON."""
+"""One report under every verdict and table: the verdict first, then tables, then remarks; as text, HTML and JSON."""
 
+import dataclasses
 import html
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 Cells = tuple[str, ...]
 Status = Literal["pass", "fail", "inconclusive"]
-COLORS = {"pass": "#2e9e5b", "fail": "#d64545", "inconclusive": "#c98a1b"}
+COLORS = {"pass": "#2e9e5b", "fail": "#d64545", "inconclusive": "#c98a1b", "": "rgba(128,128,128,.5)"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells under headings.
+
+    Attributes:
+        headings: one for each column.
+        rows: the cells of each row.
+        title: a line above it; none when empty.
+    """
+
+    headings: Cells
+    rows: Sequence[Cells]
+    title: str = ""
+
+
+class Report:
+    """What every report is. A subclass is a dataclass with a `verdict`, its first line; it gives tables and remarks.
+
+    One that judges has a `status` too, which colours the bar beside it in a notebook. A sentence that stands twice is
+    said once.
+    """
+
+    verdict: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the status is `"pass"`."""
+        return self._status() == "pass"
+
+    def _status(self) -> str:
+        return getattr(self, "status", "")
+
+    def _tables(self) -> Iterable[Table]:
+        return ()
+
+    def _remarks(self) -> Iterable[str]:
+        return ()
+
+    def _content(self) -> dict[str, Any]:
+        """What `to_json` writes."""
+        return {"passed": self.passed, **dataclasses.asdict(self)}  # type: ignore[call-overload]
+
+    def to_text(self) -> str:
+        """Write the verdict, aligned tables, and remarks."""
+        blocks = [[self.verdict]]
+        for table in self._tables():
+            blocks.append([*([table.title] if table.title else []), *text_table(table.headings, table.rows)])
+        blocks.append(self._unsaid())
+        return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+    def to_html(self) -> str:
+        """Write the same as HTML that reads well in light and dark notebooks."""
+        parts = [f'<div style="font-weight:600;margin-bottom:.4em">{html.escape(self.verdict)}</div>']
+        for table in self._tables():
+            parts += [f"<div>{html.escape(table.title)}</div>"] if table.title else []
+            parts.append(html_table(table.headings, table.rows))
+        parts += [f'<div style="opacity:.8">{html.escape(text)}</div>' for text in self._unsaid()]
+        border = f"border-left:.35em solid {COLORS[self._status()]};padding:.2em .8em;color:inherit"
+        return f'<div style="{border}">{"".join(parts)}</div>'
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def to_json(self) -> str:
+        """Write everything as strict JSON: numbers that are not finite become null."""
+        return json.dumps(finite_or_none(self._content()), indent=2, allow_nan=False) + "\n"
+
+    def _unsaid(self) -> list[str]:
+        """The remarks, each once, without what the verdict says already."""
+        return [text for text in dict.fromkeys(self._remarks()) if text not in self.verdict]
 
 
 def percent(share: float) -> str:

@@ -5,17 +5,15 @@ reads these facts must live with an empty answer.
 """
 
 import contextlib
-import json
-import os
 import re
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.core.errors import EngineBuildError, WorkbenchError
+from workbench.core.errors import EngineBuildError, OutputError, WorkbenchError
+from workbench.core.process import send, serve
 from workbench.engine.layer_types import check_types, count_types, read_types
 from workbench.engine.tensorrt_api import SOURCE_POSITION, Flavour, make_logger, open_flavour
 
@@ -62,8 +60,6 @@ def read_memory(lines: Iterable[str]) -> dict[str, int]:
     return {f"{match[1].lower()}_bytes": int(match[2]) for match in found if match is not None}
 
 
-Send = Callable[..., None]
-
 # What to do about an error: words that its text must all have, and the help.
 KNOWN_FIXES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("Antialiasing",), "TensorRT does not antialias: export the Resize without it"),
@@ -97,30 +93,17 @@ KNOWN_FIXES: tuple[tuple[tuple[str, ...], str], ...] = (
 _NO_DRIVER = re.compile(r"\s*\[checkMacros\.cpp::catchCudaError::\d+\].*?\(cudaError 35: [^)]*\)\)")
 
 
-def main(request_path: str) -> int:
-    """Build what the request says and report on standard output."""
-    send = open_channel()
-    threading.Thread(target=end_with_the_parent, daemon=True).start()
-    try:
-        request = json.loads(Path(request_path).read_text(encoding="utf-8"))
-        facts = build(request, send)
-    except WorkbenchError as error:
-        send(event="error", kind=type(error).__name__, text=str(error))
-        return 1
-    except OSError as error:
-        send(event="error", kind="OutputError", text=f"cannot write the plan: {error.strerror or error}")
-        return 1
-    send(event="done", facts=facts)
-    return 0
+def carry_out(order: dict[str, Any]) -> dict[str, Any]:
+    """Build an engine, or only parse the network where the order names no plan."""
+    return build(order) if "plan_path" in order else ask(order)
 
 
-def build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
+def build(request: Mapping[str, Any]) -> dict[str, Any]:
     """Parse and build.
 
     Args:
         request: onnx_path, plan_path, flavour, profiles, targets, workspace_bytes, version_compatible, timing_cache,
             precision, kept, whole.
-        send: takes one event.
     Returns:
         `layers` (how many of each kind the parser made), `types` (what these compute in), `kernels` and `memory`
         (what the builder made of them).
@@ -131,7 +114,7 @@ def build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
     trt = flavour.module
     # Each of these is used by the next and must stay alive: a temporary network crashes the process.
     verbose: list[str] = []
-    logger = make_logger(flavour, lambda severity, text: _send_log(send, severity, text), verbose.append)
+    logger = make_logger(flavour, _send_log, verbose.append)
     builder = trt.Builder(logger)
     strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)  # the number differs between versions
     network = builder.create_network(strongly_typed)
@@ -146,13 +129,16 @@ def build(request: Mapping[str, Any], send: Send) -> dict[str, Any]:
     add_profiles(builder, config, request["profiles"], logger)
     cache_path = request.get("timing_cache", "")
     timing_cache = load_timing_cache(config, cache_path) if cache_path else None
-    config.progress_monitor = monitor = _make_monitor(flavour, send)
+    config.progress_monitor = monitor = _make_monitor(flavour)
     layers = count_layers(network)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         reason = logger.reasons() or "it gives no reason"
         raise EngineBuildError(f"{flavour.title} cannot build this network: {with_fix(reason)}")
-    Path(request["plan_path"]).write_bytes(plan)
+    try:
+        Path(request["plan_path"]).write_bytes(plan)
+    except OSError as error:
+        raise OutputError(f"cannot write the plan: {error.strerror or error}") from error
     if timing_cache is not None:
         save_timing_cache(config, cache_path)
     del monitor
@@ -278,11 +264,11 @@ def parser_error_text(error: "trt.ParserError") -> str:
     return f"{place}{'no reason given' if reason == 'false' else reason} [{error.code().name}]"
 
 
-def _send_log(send: Send, severity: str, text: str) -> None:
-    send(event="log", severity=severity, text=text)
+def _send_log(severity: str, text: str) -> None:
+    send("log", severity=severity, text=text)
 
 
-def _make_monitor(flavour: Flavour, send: Send) -> "trt.IProgressMonitor":
+def _make_monitor(flavour: Flavour) -> "trt.IProgressMonitor":
     base: Any = flavour.module.IProgressMonitor
 
     class Monitor(base):
@@ -292,39 +278,66 @@ def _make_monitor(flavour: Flavour, send: Send) -> "trt.IProgressMonitor":
             base.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            send(event="start", phase=phase_name, parent=parent_phase or "", steps=num_steps)
+            send("start", phase=phase_name, parent=parent_phase or "", steps=num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            send(event="step", phase=phase_name, step=step)
+            send("step", phase=phase_name, step=step)
             return True
 
         def phase_finish(self, phase_name: str) -> None:
-            send(event="finish", phase=phase_name)
+            send("finish", phase=phase_name)
 
     return Monitor()
 
 
-def open_channel() -> Send:
-    """Keep standard output for events: what native code prints there goes to standard error instead."""
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    lock = threading.Lock()
+def ask(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Let the parser read a network.
 
-    def send(**event: Any) -> None:
-        with lock, contextlib.suppress(BrokenPipeError):
-            channel.write(json.dumps(event) + "\n")
-            channel.flush()
+    Args:
+        request: onnx_path, flavour.
+    Returns:
+        `parsed`; `errors`, each with code, node, name, operator, what was `said`, and the nodes it is `inside` of;
+        `layers`, how many of each kind the parser made; `outputs`, how many; `types`, those of inputs and outputs.
+    Raises:
+        EngineBuildError: the builder does not start.
+    """
+    flavour = open_flavour(request["flavour"], for_building=True)
+    trt = flavour.module
+    # Each of these is used by the next and must stay alive: a temporary network crashes the process.
+    logger = make_logger(flavour, _send_log)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    if network is None:
+        raise EngineBuildError(f"{flavour.title} cannot start: {logger.reasons() or 'it gives no reason'}")
+    parser = trt.OnnxParser(network, logger)
+    parsed = parser.parse_from_file(request["onnx_path"])
+    errors = [_error(parser.get_error(index)) for index in range(parser.num_errors)]
+    return {
+        "parsed": bool(parsed) and not errors,
+        "errors": errors,
+        "layers": count_layers(network),
+        "outputs": network.num_outputs,
+        "types": _types(network),
+    }
 
-    return send
+
+def _error(error: "trt.ParserError") -> dict[str, Any]:
+    said = " ".join(without_noise(error.desc()).split())
+    return {
+        "code": error.code().name,
+        "node": error.node(),
+        "name": error.node_name(),
+        "operator": error.node_operator(),
+        "said": "no reason given" if said == "false" else said,
+        "inside": list(error.local_function_stack()) if error.local_function_stack_size() else [],
+    }
 
 
-def end_with_the_parent() -> None:
-    """End this process when the parent is gone: only the parent holds the other end of standard input."""
-    with contextlib.suppress(OSError):
-        while os.read(0, 1):  # not sys.stdin, whose lock this thread would hold when the process ends well
-            pass
-    os._exit(1)
+def _types(network: "trt.INetworkDefinition") -> dict[str, str]:
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    tensors += [network.get_output(index) for index in range(network.num_outputs)]
+    return {tensor.name: tensor.dtype.name for tensor in tensors if tensor is not None}
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(serve(carry_out))

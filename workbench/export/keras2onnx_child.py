@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from workbench.core.errors import ExportError, ModelError
 from workbench.core.packages import load_tensorflow, load_tf_keras, require_backend
-from workbench.core.process import say, serve_order
+from workbench.core.process import send, serve
 from workbench.models.freezing import first_line
 from workbench.onnx_graph.file import check, name_batch, rename_ends
 from workbench.onnx_graph.rewrites import keep_zero_padding, make_resize_exact
@@ -126,26 +126,26 @@ def _read_one_output_of_batch_norm() -> None:
 
 
 def convert(order: dict[str, Any]) -> None:
-    """Convert one model; prints a line per step."""
-    say("step", "start TensorFlow and keras2onnx")
+    """Convert one model; tells the parent of each step."""
+    send("step", text="start TensorFlow and keras2onnx")
     tf, keras = load_tensorflow(), load_tf_keras()
     # keras2onnx reads the graph that TensorFlow 1 would have made
     tf.compat.v1.disable_eager_execution()
     keras2onnx = import_keras2onnx(keras)
-    say("step", "rebuild the model")
+    send("step", text="rebuild the model")
     with open(order["config"], encoding="utf-8") as file:
         model = keras.models.model_from_json(file.read())
     with np.load(order["weights"], allow_pickle=False) as arrays:
         model.set_weights([arrays[str(index)] for index in range(len(arrays.files))])
-    say("step", "convert to ONNX")
+    send("step", text="convert to ONNX")
     converted = keras2onnx.convert_keras(model, model.name, target_opset=order["opset"])
     rename_ends(converted, order["inputs"], order["outputs"])
     name_batch(converted)
     make_resize_exact(converted)
     keep_zero_padding(converted)
-    say("step", "write the file")
+    send("step", text="write the file")
     onnx.save(converted, order["onnx"])
-    say("step", "check the graph")
+    send("step", text="check the graph")
     try:
         check(order["onnx"])
     except ModelError as error:
@@ -154,8 +154,8 @@ def convert(order: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Convert what standard input orders; the last line of standard error is the reason of a failure."""
-    return serve_order(convert, _explain)
+    """Convert what standard input orders; see `workbench.core.process`."""
+    return serve(convert, _explain)
 
 
 def _explain(error: Exception) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from workbench.core.errors import ExportError
 from workbench.core.files import atomic_path
 from workbench.core.packages import load_tensorflow, require_backend
-from workbench.core.process import ConversionProcess
+from workbench.core.process import NO_GPU, Child, move_bar
 from workbench.models.freezing import fixed_shape, is_tf_keras, tensor_names
 
 CHILD = "workbench.export.keras2onnx_child"
@@ -50,8 +50,8 @@ def keras2onnx_to_onnx(
         config.write_text(json.dumps(_fixed_config(model, inputs, spatial)))
         np.savez(weights, allow_pickle=False, **{str(i): array for i, array in enumerate(model.get_weights())})
         order = {"config": str(config), "weights": str(weights), "onnx": str(temporary), "opset": opset}
-        with ConversionProcess(CHILD, {"TF_USE_LEGACY_KERAS": "1", "TF_KERAS": "1"}) as process:
-            process.run({**order, "inputs": inputs, "outputs": outputs}, bar)
+        with Child(CHILD, environment={"TF_USE_LEGACY_KERAS": "1", "TF_KERAS": "1", **NO_GPU}) as child:
+            child.run({**order, "inputs": inputs, "outputs": outputs}, move_bar(bar))
     return Path(path)
 
 

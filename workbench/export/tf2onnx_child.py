@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from workbench.core.packages import load_tensorflow
-from workbench.core.process import say, serve_order
+from workbench.core.process import send, serve
 from workbench.export.tf2onnx_process import LARGE_GRAPH_BYTES, fill_constants, read_weights
 from workbench.models.freezing import first_line
 from workbench.onnx_graph.file import check, name_batch
@@ -51,12 +51,12 @@ def graph_to_onnx(
     try:
         convert = fast_conversion() if folded else _moved("TensorFlow's graph optimiser")
     except (ImportError, AttributeError) as error:
-        say("note", f"tf2onnx or TensorFlow has changed inside ({first_line(error)}), {_SLOWER}")
+        send("note", text=f"tf2onnx or TensorFlow has changed inside ({first_line(error)}), {_SLOWER}")
         return _public_conversion(*read(), **options)
     try:
         return convert(*read(), **options)
     except Exception as error:
-        say("note", f"the quick way through tf2onnx failed ({first_line(error)}), {_SLOWER}")
+        send("note", text=f"the quick way through tf2onnx failed ({first_line(error)}), {_SLOWER}")
         return _public_conversion(*read(), **options)
 
 
@@ -134,19 +134,19 @@ def _moved(name: str) -> Any:
 
 
 def convert(order: dict[str, Any]) -> None:
-    """Convert one frozen graph; prints a line per step."""
+    """Convert one frozen graph; tells the parent of each step."""
 
     def read() -> tuple[Any, dict[str, bytes]]:
         graph_def = load_tensorflow().compat.v1.GraphDef()
         graph_def.ParseFromString(Path(order["graph"]).read_bytes())
         return graph_def, read_weights(Path(order["weights"]), order["index"])
 
-    say("step", "convert to ONNX")
+    send("step", text="convert to ONNX")
     model = graph_to_onnx(read, order["inputs"], order["outputs"], order["opset"], folded=order["folded"])
     repair(model)
-    say("step", "write the file")
+    send("step", text="write the file")
     save(model, order["onnx"])
-    say("step", "check the graph")
+    send("step", text="check the graph")
     check(order["onnx"])
 
 
@@ -167,15 +167,15 @@ def save(model: onnx.ModelProto, path: str) -> None:
 
 
 def main() -> int:
-    """Convert what standard input orders; the last line of standard error is the reason of a failure."""
+    """Convert what standard input orders; see `workbench.core.process`."""
     # TensorFlow loads Keras and Matplotlib behind it; a conversion needs neither.
     sys.modules.update({"keras.src": None, "tf_keras.src": None})  # type: ignore[dict-item]
     gc.disable()
-    return serve_order(convert, lambda error: f"tf2onnx cannot convert this graph: {first_line(error)}", _start)
+    return serve(convert, lambda error: f"tf2onnx cannot convert this graph: {first_line(error)}", _start)
 
 
 def _start() -> None:
-    say("step", "start TensorFlow")
+    send("step", text="start TensorFlow")
     load_tensorflow()
 
 

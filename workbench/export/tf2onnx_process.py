@@ -9,7 +9,7 @@ from typing import Any
 from workbench.core.errors import ExportError
 from workbench.core.files import atomic_path
 from workbench.core.packages import load_tensorflow, require_backend
-from workbench.core.process import ConversionProcess
+from workbench.core.process import NO_GPU, Child, move_bar
 from workbench.models.freezing import FrozenGraph
 
 _COMPILED = "_XlaMustCompile"
@@ -168,7 +168,7 @@ _ENVIRONMENT = {
 }
 
 
-class Tf2onnxProcess(ConversionProcess):
+class Tf2onnxProcess(Child):
     """A child process with TensorFlow and tf2onnx, for one conversion; use it in a `with` block.
 
     Raises:
@@ -177,7 +177,7 @@ class Tf2onnxProcess(ConversionProcess):
 
     def __init__(self) -> None:
         require_backend("tf2onnx", "keras")
-        super().__init__(CHILD, _ENVIRONMENT)
+        super().__init__(CHILD, environment={**NO_GPU, **_ENVIRONMENT})
 
     def convert(self, frozen: FrozenGraph, path: str | os.PathLike[str], *, opset: int, bar: Any = None) -> Path:
         """Convert a frozen graph and check the result.
@@ -201,7 +201,7 @@ class Tf2onnxProcess(ConversionProcess):
         ):
             order = _hand_over(frozen, Path(folder))
             result = Path(results) / target.name
-            self.run({**order, "onnx": str(result), "opset": opset}, bar)
+            self.run({**order, "onnx": str(result), "opset": opset}, move_bar(bar))
             data = result.with_name(result.name + DATA_SUFFIX)
             if data.exists():
                 os.replace(data, target.with_name(data.name))

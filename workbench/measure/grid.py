@@ -240,7 +240,7 @@ class _Sweep:
             request = {"target": str(target), "device": DEVICES[point.backend], "precision": point.precision,
                        "batch": point.batch, "pictures": str(network.pictures),
                        "rounded": str(network.folder / f"{point.backend}_{point.precision}_rounded.onnx")}  # fmt: skip
-            self._known[key] = run_child(request, network.folder, self._timeout_s)
+            self._known[key] = run_child(request, self._timeout_s)
         return dict(self._known[key])
 
     def _reference(self, network: Prepared) -> tuple[str, Answers]:
@@ -258,7 +258,7 @@ class _Sweep:
         request = {"target": str(target), "backend": point.backend, "device": DEVICES[point.backend],
                    "tf32": point.precision == "tf32", "batch": point.batch, "timed": timed, "answers": str(file),
                    "pictures": str(network.pictures), **self._timing}  # fmt: skip
-        columns = run_child(request, network.folder, self._timeout_s)
+        columns = run_child(request, self._timeout_s)
         with np.load(file) as loaded:
             found = columns, {name: loaded[name] for name in loaded.files}
         return found if timed else self._untimed.setdefault(key, found)

@@ -3,21 +3,17 @@
 A process of its own has a peak of memory of its own, and its crash is one row's reason instead of the end of all.
 """
 
-import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from workbench.core.contract import Runner
-from workbench.core.errors import InputError, ModelError, WorkbenchError
+from workbench.core.errors import InputError, ModelError
 from workbench.core.packages import load_tensorflow, require_backend
-from workbench.core.process import signal_name
+from workbench.core.process import Child, serve
 from workbench.measure.latency import measure
 from workbench.measure.memory import used_bytes
 from workbench.measure.rows import time_columns
@@ -26,6 +22,7 @@ from workbench.precision.spec import EIGHT_BITS, TYPE_OF
 from workbench.runners.backends import open_runner
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 
+CHILD = "workbench.measure.point_child"
 WARMUP, LEAST_RUNS = 2, 5
 
 Feed = dict[str, np.ndarray]
@@ -127,54 +124,27 @@ def _answers(runner: Runner, pictures: Feed, batch: int) -> Feed:
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
-def run_child(request: Mapping[str, Any], folder: Path, timeout_s: float) -> dict[str, Any]:
-    """Carry out a request in a process of its own, which ends with this call, on Ctrl-C too.
+def run_child(request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    """Carry out a request in a process of its own.
 
     Args:
         request: see `run_point`, or `find_arithmetic` if it has `rounded`.
-        folder: for files in between.
         timeout_s: end it after this many seconds.
     Returns:
         What the function gave.
     Raises:
         InputError: it failed, crashed or took too long; the message is the reason.
     """
-    order = folder / "request.json"
-    order.write_text(json.dumps(dict(request)), encoding="utf-8")
-    search = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "workbench.measure.point_child", str(order)]
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "PYTHONPATH": search}
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s)
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"it took longer than {timeout_s:g} s and was ended; use a smaller batch") from error
-    result = _result(done)
-    if "reason" in result:
-        raise InputError(result["reason"])
-    return result
+    with Child(
+        CHILD, title="the process", advice="use a smaller batch", error=lambda text, log: InputError(text)
+    ) as child:
+        return child.run(request, timeout_s=timeout_s)
 
 
-def _result(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
-    """The last line that the child printed, or how it died."""
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    if done.returncode < 0:
-        return {
-            "reason": f"the process was killed by {signal_name(-done.returncode)}; the machine may be out of memory"
-        }
-    words = [line for line in done.stderr.splitlines() if line.strip()]
-    return {"reason": f"the process ended with status {done.returncode}: {words[-1] if words else 'no message'}"}
-
-
-def main() -> None:
-    """Carry out the request of the command line; the last line of standard output is the result."""
-    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    try:
-        result = find_arithmetic(request) if "rounded" in request else run_point(request)
-    except (WorkbenchError, MemoryError) as error:
-        result = {"reason": str(error) or "out of memory; use a smaller batch"}
-    print(f"\n{json.dumps(result)}", flush=True)
+def carry_out(request: dict[str, Any]) -> dict[str, Any]:
+    """Carry out what the parent ordered."""
+    return find_arithmetic(request) if "rounded" in request else run_point(request)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(serve(carry_out))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from workbench.core.packages import require_backend
-from workbench.core.process import serve_order
+from workbench.core.process import serve
 from workbench.models.freezing import first_line
 
 
@@ -35,8 +35,8 @@ def quantise(order: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Quantise what standard input orders; the last line of standard error is the reason of a failure."""
-    return serve_order(quantise, _explain)
+    """Quantise what standard input orders; see `workbench.core.process`."""
+    return serve(quantise, _explain)
 
 
 def _explain(error: Exception) -> str:

@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError
 from workbench.core.files import atomic_path
 from workbench.core.packages import require_backend
-from workbench.core.process import ConversionProcess
+from workbench.core.process import Child
 from workbench.onnx_graph.edit import LARGEST_FILE, STANDARD, attribute, graphs, namer, remove_nodes, tidy
 from workbench.onnx_graph.file import check
 from workbench.pictures.feeds import random_array
@@ -111,13 +111,13 @@ def insert_by_modelopt(
             "modelopt is not installed; in the project's folder run: pip install -e '.[modelopt]'"
         )
     random = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder, ConversionProcess(MODELOPT_CHILD, {}) as process:
+    with tempfile.TemporaryDirectory() as folder, Child(MODELOPT_CHILD) as child:
         source, result, data = (Path(folder) / name for name in ("model.onnx", "quantised.onnx", "data.npz"))
         onnx.save(model, source)
         # it insists on data to calibrate with; its scales are replaced by ours
         np.savez(data, allow_pickle=False, **{spec.name: random_array(spec, random) for spec in check(source).inputs})
         paths = {"onnx": str(source), "data": str(data), "result": str(result)}
-        process.run({**paths, "precision": precision, "nodes": list(nodes)})
+        child.run({**paths, "precision": precision, "nodes": list(nodes)})
         quantised = onnx.load(result)
     _write_scales(quantised, thresholds, precision)
     return quantised
