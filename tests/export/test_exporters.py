@@ -12,7 +12,7 @@ from networks import random_input, small_network, two_input_network
 from workbench.cli import main as cli
 from workbench.core.errors import ExportError, ModelError
 from workbench.core.packages import load_tf_keras
-from workbench.export.convert import convert
+from workbench.export.conversion import convert
 from workbench.export.keras_model import keras_to_onnx
 from workbench.models import fcn_vgg16
 from workbench.models.files import open_model

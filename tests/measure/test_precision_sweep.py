@@ -650,7 +650,7 @@ def test_verify_precision_all_runs_on_built_in_pictures(network, no_builder, cap
 
 
 def test_verify_precision_converts_what_is_no_onnx_file(network, tmp_path, no_builder, monkeypatch, capsys):
-    monkeypatch.setattr("workbench.export.convert.convert", lambda model, path, spatial: shutil.copy(network, path))
+    monkeypatch.setattr("workbench.export.conversion.convert", lambda model, path, spatial: shutil.copy(network, path))
     kept = tmp_path / "kept"
     options = ("--precision", "fp16", "--max-miou-drop", "1", "--keep", kept)
     status, out, _ = run(capsys, "verify", tmp_path / "small.keras", *options)

@@ -9,7 +9,7 @@ import pytest
 
 from workbench.cli import main as cli
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError
-from workbench.export.convert import convert
+from workbench.export.conversion import convert
 from workbench.export.torch_model import torch_to_onnx
 from workbench.models.torch_file import open_torch_file
 from workbench.runners.backends import backend_for, open_runner

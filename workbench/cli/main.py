@@ -127,7 +127,7 @@ def _names(text: str) -> list[str]:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from workbench.export.convert import convert
+    from workbench.export.conversion import convert
 
     print(
         convert(
@@ -322,7 +322,7 @@ def _onnx_form(options: argparse.Namespace) -> Iterator[Path]:
         yield Path(options.model)
         return
     from workbench.core.files import make_folder
-    from workbench.export.convert import convert
+    from workbench.export.conversion import convert
 
     with tempfile.TemporaryDirectory(prefix="workbench-precision-") as spare:
         path = make_folder(options.keep or spare) / f"{Path(options.model).stem}.onnx"

@@ -45,7 +45,7 @@ class Point:
 
     Attributes:
         network: its name in the rows.
-        source: an `.onnx` file, or what `workbench.export.convert` takes.
+        source: an `.onnx` file, or what `workbench.export.conversion` takes.
         precision: one of `PRECISIONS`.
         backend: one of `BACKENDS`.
         batch: pictures in a call.

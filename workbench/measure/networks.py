@@ -11,7 +11,7 @@ import numpy as np
 
 from workbench.core.contract import TensorSpec
 from workbench.core.errors import InputError
-from workbench.export.convert import convert as convert_to_onnx
+from workbench.export.conversion import convert as convert_to_onnx
 from workbench.measure.rows import network_digest
 from workbench.onnx_graph.file import check
 from workbench.pictures.feeds import Feed, channel_axis, make_feeds
@@ -133,7 +133,7 @@ def prepare(
     """Bring a network into ONNX and make its inputs.
 
     Args:
-        source: an `.onnx` file, or what `workbench.export.convert` takes.
+        source: an `.onnx` file, or what `workbench.export.conversion` takes.
         size: (height, width) in pixels; None for the network's own.
         folder: for its files.
         images: a folder of pictures; built-in ones when None.

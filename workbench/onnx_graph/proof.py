@@ -16,6 +16,7 @@ from workbench.onnx_graph.edit import real_inputs
 from workbench.onnx_graph.session import open_session
 from workbench.pictures.feeds import channel_axis, make_feeds, random_array
 
+PURPOSE = "run the network, so no rewrite can be proved"
 OPEN_PICTURE = (64, 96)
 """Rows and columns of the test pictures for a network that leaves both open."""
 
@@ -48,7 +49,7 @@ class Proof:
         self._feeds = [(name, dict(feed)) for name, feed in (default_feeds(specs) if feeds is None else feeds)]
         for _, feed in self._feeds:
             check_feed(specs, feed)
-        session = open_session(model)
+        session = open_session(model, PURPOSE, optimise="none")
         self._answers = [_run(session, feed) for _, feed in self._feeds]
         self._last = self._answers
         if self._feeds and not _same(self._answers[0], _run(session, self._feeds[0][1])):
@@ -69,7 +70,7 @@ class Proof:
         """
         try:
             onnx.checker.check_model(candidate)
-            session = open_session(candidate)
+            session = open_session(candidate, PURPOSE, optimise="none")
             answers = [_run(session, feed) for _, feed in self._feeds]
         except (ModelError, onnx.checker.ValidationError) as error:
             return f"the changed network does not run ({str(error).splitlines()[0]})"
@@ -80,7 +81,7 @@ class Proof:
 
     def report(self, candidate: onnx.ModelProto) -> ParityReport:
         """Compare a changed network with the original on the same feeds."""
-        session = open_session(candidate)
+        session = open_session(candidate, PURPOSE, optimise="none")
         return self._report([_run(session, feed) for _, feed in self._feeds])
 
     def _difference(self, answers: Sequence[Arrays], exact: bool) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,84 @@ from workbench.core.packages import require_backend
 from workbench.onnx_graph.edit import LARGEST_FILE
 from workbench.onnx_graph.file import read
 
+OPTIMISATIONS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "none": "ORT_DISABLE_ALL"}
 
-def open_session(model: onnx.ModelProto) -> Any:
-    """Open a network in ONNX Runtime with its own optimisations off: each node runs as it is written.
 
+def open_session(
+    network: onnx.ModelProto | str | os.PathLike[str],
+    purpose: str = "run the network",
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    tf32: bool = False,
+    threads: int = 0,
+    optimise: str = "all",
+    fuse_qdq: bool = True,
+    profile_prefix: str = "",
+) -> Any:
+    """Open a network in ONNX Runtime.
+
+    Args:
+        network: the `.onnx` file, or the network itself.
+        purpose: what cannot be done where this fails, such as `"show the tensors inside net.onnx"`.
+        folder: where the external data of a network that is no file lies.
+        device: `"cpu"` or `"cuda"`; call `prepare_cuda` before.
+        tf32: see `providers`.
+        threads: threads inside one operator; 0 lets ONNX Runtime decide.
+        optimise: `"all"`, `"basic"`, or `"none"`: each node runs as it is written.
+        fuse_qdq: False lets each pair of QuantizeLinear and DequantizeLinear do nothing but round.
+        profile_prefix: write a profile to files that begin so.
+    Returns:
+        The `InferenceSession`.
     Raises:
-        ExportError: a network of more than 2 GB.
-        ModelError: ONNX Runtime cannot run it.
+        ExportError: a network of more than 2 GB that is no file.
+        ModelError: ONNX Runtime refuses it.
     """
-    if model.ByteSize() > LARGEST_FILE:
-        raise ExportError(f"the network has {model.ByteSize():,} bytes, more than the 2 GB that one file can hold")
     runtime = require_backend("onnxruntime", "dev")
     options = runtime.SessionOptions()
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, OPTIMISATIONS[optimise])
+    if not fuse_qdq:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if folder is not None:
+        where = os.fspath(Path(folder).resolve())
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", where)
+    if profile_prefix:
+        options.enable_profiling, options.profile_file_prefix = True, profile_prefix
+    content: bytes | str
+    if isinstance(network, onnx.ModelProto):
+        if network.ByteSize() > LARGEST_FILE:
+            raise ExportError(
+                f"the network has {network.ByteSize():,} bytes, more than the 2 GB that one file can hold"
+            )
+        content = network.SerializeToString()
+    else:
+        content = os.fspath(network)
     try:
-        return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(content, options, providers=providers(device, tf32=tf32))
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
-        raise ModelError(
-            f"ONNX Runtime cannot run the network, so no rewrite can be proved: {str(error).splitlines()[0]}"
-        ) from error
+        raise ModelError(f"ONNX Runtime cannot {purpose}: {str(error).splitlines()[0]}") from error
+
+
+def open_with_outputs(model: onnx.ModelProto, source: Path, names: Sequence[str]) -> Any:
+    """Open a network with other tensors as its outputs; the network is as before afterwards.
+
+    Args:
+        model: the network.
+        source: its file, for its external data and for messages.
+        names: the tensors.
+    Raises:
+        ModelError: ONNX Runtime refuses it.
+    """
+    outputs = list(model.graph.output)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    try:
+        return open_session(model, f"show the tensors inside {source}", folder=source.resolve().parent)
+    finally:
+        del model.graph.output[:]
+        model.graph.output.extend(outputs)
 
 
 FLOAT8 = frozenset({onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2})

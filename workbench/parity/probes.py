@@ -12,10 +12,11 @@ import numpy as np
 import onnx
 
 from workbench.core.contract import RunnerInfo, ordered_feed
-from workbench.core.errors import InputError, ModelError
+from workbench.core.errors import InputError
 from workbench.core.packages import load_tensorflow, require_backend
 from workbench.models.freezing import FrozenGraph, tensor_names
 from workbench.onnx_graph.file import check
+from workbench.onnx_graph.session import open_session
 from workbench.runners.backends import backend_for
 
 FREE_OPERATORS = ("Shape", "ShapeN", "Size", "Rank", "ReadVariableOp", "Const", "Constant")
@@ -239,16 +240,7 @@ class OnnxProbe(GraphProbe):
         return {name: values[full] for name, full in zip(tensors, wanted, strict=True)}
 
     def _session(self) -> Any:
-        options = self._runtime.SessionOptions()
-        options.log_severity_level = 3
-        folder = str(self._path.resolve().parent)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        try:
-            data = self._model.SerializeToString()
-            return self._runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own exceptions share no public base
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"ONNX Runtime cannot show the tensors inside {self._path}: {reason}") from error
+        return open_session(self._model, f"show the tensors inside {self._path}", folder=self._path.resolve().parent)
 
     def _every_tensor(self) -> Iterable[str]:
         yield from self._feed

@@ -4,16 +4,15 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from workbench.core.errors import InputError, ModelError
-from workbench.core.packages import require_backend
+from workbench.core.errors import InputError
 from workbench.onnx_graph.edit import constants, fixed_shape, inferred_values, light_copy, real_inputs
 from workbench.onnx_graph.file import read
+from workbench.onnx_graph.session import open_with_outputs
 
 METHODS = ("entropy", "percentile", "minmax")
 PERCENTILE = 99.99
@@ -232,23 +231,3 @@ def tensor_groups(tensors: Mapping[str, onnx.TypeProto.Tensor]) -> Iterator[list
         group, used = [*group, name], used + size
     if group:
         yield group
-
-
-def open_with_outputs(model: onnx.ModelProto, source: Path, names: list[str]) -> Any:
-    """Open the network with these tensors as its outputs."""
-    runtime = require_backend("onnxruntime", "dev")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    folder = str(source.resolve().parent)
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    outputs = list(model.graph.output)
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    try:
-        return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exceptions share no public base
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"ONNX Runtime cannot show the tensors inside {source}: {reason}") from error
-    finally:
-        del model.graph.output[:]
-        model.graph.output.extend(outputs)

@@ -19,9 +19,10 @@ from workbench.core.errors import InputError
 from workbench.core.report import Cells, count, html_table, text_table
 from workbench.onnx_graph.edit import inferred_values, producers, reads, real_inputs
 from workbench.onnx_graph.file import check, read, take_digest
+from workbench.onnx_graph.session import open_with_outputs
 from workbench.pictures.feeds import Feed
 from workbench.precision.half_graph import BFLOAT16, FLOAT16
-from workbench.precision.observing import open_with_outputs, sized, tensor_groups
+from workbench.precision.observing import sized, tensor_groups
 
 FORMATS = {half.name: half.largest for half in (FLOAT16, BFLOAT16)}
 """The largest finite number of each half float."""

@@ -22,7 +22,7 @@ from workbench.core.packages import require_backend
 from workbench.core.report import Cells, count, html_table, text_table
 from workbench.onnx_graph.edit import inferred_values, reads, use_counts
 from workbench.onnx_graph.file import check
-from workbench.onnx_graph.session import open_session, prepare_cuda, providers
+from workbench.onnx_graph.session import open_session, prepare_cuda
 from workbench.precision.half import holds_half, to_fp16
 from workbench.precision.half_graph import BFLOAT16, FLOAT16
 
@@ -164,7 +164,7 @@ def _compute(model: onnx.ModelProto, node: onnx.NodeProto, read: Mapping[str, Ar
     graph = helper.make_graph([node], "node", inputs, [onnx.ValueInfoProto(name=name) for name in names])
     alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     try:
-        return dict(zip(names, open_session(alone).run(names, dict(read)), strict=True))
+        return dict(zip(names, open_session(alone, optimise="none").run(names, dict(read)), strict=True))
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ModelError(f"ONNX Runtime cannot run {node.name} ({node.op_type}) alone: {reason}") from error
@@ -242,16 +242,11 @@ def profile_types(path: str | os.PathLike[str], feed: Mapping[str, np.ndarray], 
     Raises:
         ModelError: ONNX Runtime does not run this network.
     """
-    runtime = require_backend("onnxruntime", "dev")
     if device == "cuda":
-        prepare_cuda(runtime)
+        prepare_cuda(require_backend("onnxruntime", "dev"))
     with tempfile.TemporaryDirectory(prefix="workbench-profile-") as folder:
-        options = runtime.SessionOptions()
-        options.log_severity_level = 4
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "run")
+        session = open_session(path, f"run {path}", device=device, profile_prefix=str(Path(folder) / "run"))
         try:
-            session = runtime.InferenceSession(str(path), options, providers=providers(device))
             session.run(None, dict(feed))
         except Exception as error:  # ONNX Runtime's own exceptions share no public base
             raise ModelError(f"ONNX Runtime cannot run {path}: {str(error).splitlines()[0]}") from error

@@ -15,10 +15,10 @@ from tqdm.auto import tqdm
 
 from workbench.core.contract import check_feed
 from workbench.core.errors import InputError, ModelError
-from workbench.core.packages import require_backend
 from workbench.core.report import Cells, html_table, text_table
 from workbench.onnx_graph.edit import LARGEST_FILE, attribute, constants, namer
 from workbench.onnx_graph.file import check
+from workbench.onnx_graph.session import open_session
 from workbench.pictures.feeds import Feed
 from workbench.precision.half_graph import BFLOAT16, FLOAT16
 from workbench.precision.ranges import measure_ranges
@@ -214,12 +214,8 @@ def _answers(model: onnx.ModelProto, samples: list[Feed]) -> list[Array]:
     """Every output for every sample, each pair of QuantizeLinear and DequantizeLinear doing nothing but round."""
     if model.ByteSize() > LARGEST_FILE:
         raise ModelError(f"got a network of {model.ByteSize():,} bytes, expected 2 GB at most; use a smaller one")
-    runtime = require_backend("onnxruntime", "dev")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = open_session(model, fuse_qdq=False)
     try:
-        session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return [array for feed in samples for array in session.run(None, dict(feed))]
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         raise ModelError(f"ONNX Runtime cannot run the network: {str(error).splitlines()[0]}") from error

@@ -1,17 +1,16 @@
 """Run an ONNX file with ONNX Runtime, in the types that the file names: its float32 is full float32, not TF32."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
 from workbench.core.contract import Runner, RunnerInfo
-from workbench.core.errors import BackendUnavailableError, InputError, ModelError
+from workbench.core.errors import BackendUnavailableError, InputError
 from workbench.core.packages import require_backend
 from workbench.onnx_graph.file import check
-from workbench.onnx_graph.session import FLOAT8, prepare_cuda, providers, weight_types
+from workbench.onnx_graph.session import FLOAT8, open_session, prepare_cuda, weight_types
 
 
 class OnnxRuntimeRunner(Runner):
@@ -36,17 +35,15 @@ class OnnxRuntimeRunner(Runner):
         summary = check(path)
         runtime = require_backend("onnxruntime", "dev")
         where = prepare_cuda(runtime) if device == "cuda" else "CPU"
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
         types = weight_types(path)
-        if types & FLOAT8:
-            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        chosen = providers(device, tf32=tf32 or onnx.TensorProto.FLOAT16 in types)
-        try:
-            self._session: Any = runtime.InferenceSession(str(Path(path)), options, providers=chosen)
-        except Exception as error:  # ONNX Runtime's own exceptions share no public base
-            raise ModelError(f"ONNX Runtime cannot run {path}: {str(error).splitlines()[0]}") from error
+        self._session: Any = open_session(
+            path,
+            f"run {path}",
+            device=device,
+            tf32=tf32 or onnx.TensorProto.FLOAT16 in types,
+            threads=threads,
+            optimise="basic" if types & FLOAT8 else "all",
+        )
         if device == "cuda" and "CUDAExecutionProvider" not in self._session.get_providers():
             raise BackendUnavailableError(
                 "ONNX Runtime fell back to the CPU: the libraries of its CUDA provider do not load; install the CUDA "
