@@ -369,11 +369,12 @@ def test_modelopts_child_says_in_one_line_why_it_failed():
         f"import {modelopt_child.__name__} as child; child.quantise = lambda order: 1 / 0; "
         "raise SystemExit(child.main())"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code], input="{}\n", capture_output=True, text=True, env=child_environment(), check=False
-    )
-    assert run.returncode == 1
-    (event,) = map(json.loads, run.stdout.splitlines())
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": child_environment()}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as child:
+        child.stdin.write("{}\n")
+        child.stdin.flush()
+        event = json.loads(child.stdout.readline())
+        assert child.wait() == 1
     assert event["event"] == "error"
     assert "nvidia-modelopt cannot quantise this network (ZeroDivisionError" in event["text"]
 
