@@ -58,3 +58,8 @@ class DriverError(BackendUnavailableError):
 
 class DeviceError(WorkbenchError, RuntimeError):
     """A call to the GPU failed: memory, a copy, a stream or the execution of an engine."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text that says something, or the error's type."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

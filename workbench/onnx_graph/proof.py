@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from workbench.core.compare import ParityReport, compare_batches
 from workbench.core.contract import TensorSpec, check_feed
-from workbench.core.errors import ModelError
+from workbench.core.errors import ModelError, first_line
 from workbench.core.output_errors import Tolerance
 from workbench.onnx_graph.edit import real_inputs
-from workbench.onnx_graph.session import open_session
+from workbench.onnx_graph.file import tensor_spec
+from workbench.onnx_graph.session import open_session, run_session
 from workbench.pictures.feeds import channel_axis, make_feeds, random_array
 
 PURPOSE = "run the network, so no rewrite can be proved"
@@ -45,14 +46,13 @@ class Proof:
         tolerance: Tolerance,
     ) -> None:
         self._tolerance = tolerance
-        specs = input_specs(model)
+        specs = {value.name: tensor_spec(value) for value in real_inputs(model.graph)}
         self._feeds = [(name, dict(feed)) for name, feed in (default_feeds(specs) if feeds is None else feeds)]
         for _, feed in self._feeds:
             check_feed(specs, feed)
         session = open_session(model, PURPOSE, optimise="none")
-        self._answers = [_run(session, feed) for _, feed in self._feeds]
-        self._last = self._answers
-        if self._feeds and not _same(self._answers[0], _run(session, self._feeds[0][1])):
+        self._answers = self._last = [run_session(session, feed) for _, feed in self._feeds]
+        if self._feeds and not _same(self._answers[0], run_session(session, self._feeds[0][1])):
             raise ModelError(
                 "the network answers the same input differently each time, so no rewrite can be proved; "
                 "export it for inference, without random operators"
@@ -70,10 +70,9 @@ class Proof:
         """
         try:
             onnx.checker.check_model(candidate)
-            session = open_session(candidate, PURPOSE, optimise="none")
-            answers = [_run(session, feed) for _, feed in self._feeds]
+            answers = self._run(candidate)
         except (ModelError, onnx.checker.ValidationError) as error:
-            return f"the changed network does not run ({str(error).splitlines()[0]})"
+            return f"the changed network does not run ({first_line(error)})"
         problem = self._difference(answers, exact)
         if not problem:
             self._last = answers
@@ -81,8 +80,11 @@ class Proof:
 
     def report(self, candidate: onnx.ModelProto) -> ParityReport:
         """Compare a changed network with the original on the same feeds."""
-        session = open_session(candidate, PURPOSE, optimise="none")
-        return self._report([_run(session, feed) for _, feed in self._feeds])
+        return self._report(self._run(candidate))
+
+    def _run(self, network: onnx.ModelProto) -> list[Arrays]:
+        session = open_session(network, PURPOSE, optimise="none")
+        return [run_session(session, feed) for _, feed in self._feeds]
 
     def _difference(self, answers: Sequence[Arrays], exact: bool) -> str:
         if all(map(_same, self._last, answers)):
@@ -101,16 +103,6 @@ class Proof:
             candidate_name="the rewritten graph",
             tolerance=self._tolerance,
         )
-
-
-def input_specs(model: onnx.ModelProto) -> dict[str, TensorSpec]:
-    """The inputs of a network that are not weights, by name."""
-    found = {}
-    for value in real_inputs(model.graph):
-        tensor = value.type.tensor_type
-        shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-        found[value.name] = TensorSpec(value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
-    return found
 
 
 def default_feeds(specs: Mapping[str, TensorSpec]) -> list[tuple[str, Arrays]]:
@@ -135,16 +127,6 @@ def _close_picture(spec: TensorSpec) -> TensorSpec:
         size or default for size, default in zip(shape[first : first + 2], OPEN_PICTURE, strict=True)
     ]
     return replace(spec, shape=tuple(shape))
-
-
-def _run(session: Any, feed: Arrays) -> Arrays:
-    names = [value.name for value in session.get_outputs()]
-    try:
-        return dict(zip(names, session.run(names, feed), strict=True))
-    except Exception as error:  # as above
-        raise ModelError(
-            f"ONNX Runtime cannot run the network: {str(error).splitlines()[0]}; give other feeds"
-        ) from error
 
 
 def _same(left: Arrays, right: Arrays) -> bool:
