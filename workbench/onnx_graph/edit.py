@@ -23,6 +23,11 @@ LARGEST_SHAPE = 1024
 """Numbers that a weight may have and still be taken for a shape, an axis or a scale."""
 
 
+def is_a(node: onnx.NodeProto, *operators: str) -> bool:
+    """Whether a node is one of these operators of ONNX's own."""
+    return node.op_type in operators and node.domain in STANDARD
+
+
 def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs right inside a node, such as the branches of an If."""
     for item in node.attribute:
@@ -118,7 +123,7 @@ def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     fed = {value.name for value in graph.input}
     found = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in fed}
     for node in graph.node:
-        if node.op_type == "Constant" and node.domain in STANDARD and node.attribute[0].name == "value":
+        if is_a(node, "Constant") and node.attribute[0].name == "value":
             found[node.output[0]] = node.attribute[0].t
     return found
 
@@ -174,11 +179,14 @@ def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
         node.attribute.append(helper.make_attribute(name, value))
 
 
-def remove_nodes(graph: onnx.GraphProto, unwanted: Iterable[onnx.NodeProto]) -> None:
-    """Remove these very nodes from the graph."""
+def remove_nodes(model: onnx.ModelProto, unwanted: Iterable[onnx.NodeProto]) -> int:
+    """Remove these very nodes, and what only they needed, in place; returns how many."""
     held = list(unwanted)  # while they are held, the graph gives the same objects again
     gone = {id(node) for node in held}
-    _keep(graph.node, lambda node: id(node) not in gone)
+    _keep(model.graph.node, lambda node: id(node) not in gone)
+    if held:  # else the network stays as it is, to the last byte
+        tidy(model)
+    return len(held)
 
 
 def forget_shapes(graph: onnx.GraphProto, names: Collection[str]) -> None:
@@ -208,14 +216,9 @@ def bypass(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
     return True
 
 
-def tidy(network: onnx.ModelProto, changed: bool = True) -> None:
-    """Remove weights that nobody reads and notes on the shapes of tensors that are gone, in place.
-
-    A network in which nothing was `changed` stays as it is, to the last byte.
-    """
-    if not changed:
-        return
-    graph, used = network.graph, use_counts(network.graph)
+def tidy(model: onnx.ModelProto) -> None:
+    """Remove weights that nobody reads and notes on the shapes of tensors that are gone, in place."""
+    graph, used = model.graph, use_counts(model.graph)
     fed, written = {value.name for value in graph.input}, set(producers(graph))
     _keep(graph.initializer, lambda tensor: used[tensor.name] > 0 or tensor.name in fed)
     _keep(graph.value_info, lambda value: value.name in written)

@@ -9,23 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from workbench.onnx_graph.edit import (
-    STANDARD,
-    attribute,
-    bypass,
-    constants,
-    dims,
-    forget_shapes,
-    inferred_values,
-    opset,
-    producers,
-    reads,
-    real_inputs,
-    remove_nodes,
-    set_attribute,
-    tidy,
-    use_counts,
-)
+from workbench.onnx_graph import edit
 
 ELEMENTWISE = frozenset(
     {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "Mish"}
@@ -48,29 +32,27 @@ def remove_no_ops(model: onnx.ModelProto) -> int:
     Returns:
         How many nodes were removed.
     """
-    graph, known, used = model.graph, constants(model.graph), use_counts(model.graph)
-    types = {name: value.elem_type for name, value in inferred_values(model).items()}
+    graph, known, used = model.graph, edit.constants(model.graph), edit.use_counts(model.graph)
+    types = {name: value.elem_type for name, value in edit.inferred_values(model).items()}
     done = []
     for node in graph.node:
         others_read = any(used[name] for name in node.output[1:] if name)
-        if _does_nothing(node, known, types) and not others_read and bypass(graph, node):
+        if _does_nothing(node, known, types) and not others_read and edit.bypass(graph, node):
             done.append(node)
-    remove_nodes(graph, done)
-    tidy(model, bool(done))
-    return len(done)
+    return edit.remove_nodes(model, done)
 
 
 def _does_nothing(node: onnx.NodeProto, known: dict[str, onnx.TensorProto], types: dict[str, int]) -> bool:
-    if node.domain not in STANDARD:
+    if node.domain not in edit.STANDARD:
         return False
     kind = node.op_type
     if kind == "Dropout":
         mode = node.input[2] if len(node.input) > 2 else ""
         return not mode or (mode in known and not numpy_helper.to_array(known[mode]).any())
     if kind == "Cast":
-        return types.get(node.input[0]) == attribute(node, "to")
+        return types.get(node.input[0]) == edit.attribute(node, "to")
     if kind == "Transpose":
-        order = attribute(node, "perm")
+        order = edit.attribute(node, "perm")
         return order is not None and list(order) == sorted(order)
     if kind == "Pad" and len(node.input) > 1:
         return node.input[1] in known and not numpy_helper.to_array(known[node.input[1]]).any()
@@ -83,16 +65,15 @@ def remove_dead(model: onnx.ModelProto) -> int:
     Returns:
         How many nodes and weights were removed.
     """
-    graph, used = model.graph, use_counts(model.graph)
+    graph, used = model.graph, edit.use_counts(model.graph)
     dead = []
     for node in reversed(graph.node):  # whoever reads a node's result comes after it
         if not any(used[name] for name in node.output if name):
             dead.append(node)
-            used.subtract(reads(node))
-    remove_nodes(graph, dead)
-    weights = len(graph.initializer)
-    tidy(model)
-    return len(dead) + weights - len(graph.initializer)
+            used.subtract(edit.reads(node))
+    weights, gone = len(graph.initializer), edit.remove_nodes(model, dead)
+    edit.tidy(model)  # also where no node is dead
+    return gone + weights - len(graph.initializer)
 
 
 def name_open_batch(model: onnx.ModelProto, name: str = "batch") -> int:
@@ -104,7 +85,7 @@ def name_open_batch(model: onnx.ModelProto, name: str = "batch") -> int:
         How many inputs and outputs got the name.
     """
     graph = model.graph
-    firsts = [dim for value in real_inputs(graph) for dim in value.type.tensor_type.shape.dim[:1]]
+    firsts = [dim for value in edit.real_inputs(graph) for dim in value.type.tensor_type.shape.dim[:1]]
     firsts = [dim for dim in firsts if not dim.HasField("dim_value")]
     names = {dim.dim_param for dim in firsts}
     others = {dim.dim_param for value in (*graph.input, *graph.output) for dim in value.type.tensor_type.shape.dim}
@@ -123,7 +104,7 @@ def _name_outputs(model: onnx.ModelProto, old: str, new: str) -> int:
         for dim in value.type.tensor_type.shape.dim:
             if old and dim.dim_param == old:
                 dim.dim_param = new
-    found, count = inferred_values(model), 0
+    found, count = edit.inferred_values(model), 0
     for value in model.graph.output:
         for dim, inferred in zip(value.type.tensor_type.shape.dim, found[value.name].shape.dim, strict=False):
             same = dim.dim_param == old if old else not dim.HasField("dim_value") and inferred.dim_param == new
@@ -141,55 +122,40 @@ def cancel_transposes(model: onnx.ModelProto) -> int:
     Returns:
         How many Transposes went.
     """
-    before = sum(node.op_type == "Transpose" for node in model.graph.node)
-    while _join_one(model.graph):
-        pass
-    gone = before - sum(node.op_type == "Transpose" for node in model.graph.node)
-    tidy(model, gone > 0)
+    gone = 0
+    while (chain := _next_chain(model.graph)) is not None:
+        gone += _join(model, *chain)
     return gone
 
 
-def _join_one(graph: onnx.GraphProto) -> bool:
-    writers, used = producers(graph), use_counts(graph)
+def _next_chain(graph: onnx.GraphProto) -> list[onnx.NodeProto] | None:
+    """Two Transposes and, between them, elementwise nodes whose results nobody else reads; None where none is left."""
+    writers, used = edit.producers(graph), edit.use_counts(graph)
     for second in filter(_is_transpose, graph.node):
-        chain = _chain_before(second, writers, used)
-        if chain is not None:
-            _join(graph, chain, second, used)
-            return True
-    return False
+        chain, node = [second], writers.get(second.input[0])
+        while node is not None and edit.is_a(node, *ELEMENTWISE) and used[node.output[0]] == 1:
+            chain.insert(0, node)
+            node = writers.get(node.input[0])
+        if node is not None and _is_transpose(node) and (len(chain) == 1 or used[node.output[0]] == 1):
+            return [node, *chain]
+    return None
 
 
-def _chain_before(
-    second: onnx.NodeProto, writers: dict[str, onnx.NodeProto], used: dict[str, int]
-) -> list[onnx.NodeProto] | None:
-    """The Transpose before `second` and the elementwise nodes between them, whose results nobody else reads."""
-    chain: list[onnx.NodeProto] = []
-    node = writers.get(second.input[0])
-    while node is not None and node.op_type in ELEMENTWISE and node.domain in STANDARD and used[node.output[0]] == 1:
-        chain.insert(0, node)
-        node = writers.get(node.input[0])
-    if node is None or not _is_transpose(node) or (chain and used[node.output[0]] != 1):
-        return None
-    return [node, *chain]
-
-
-def _join(graph: onnx.GraphProto, chain: list[onnx.NodeProto], second: onnx.NodeProto, used: dict[str, int]) -> None:
-    first, between = chain[0], chain[1:]
-    order = [attribute(first, "perm")[axis] for axis in attribute(second, "perm")]
-    unread = used[first.output[0]] == 1
-    (between[0] if between else second).input[0] = first.input[0]
-    if between:
-        second.input[0] = between[-1].output[0]
-        forget_shapes(graph, {node.output[0] for node in between})
-    set_attribute(second, "perm", order)
-    gone = [first] if unread else []
-    if order == sorted(order) and bypass(graph, second):
+def _join(model: onnx.ModelProto, first: onnx.NodeProto, *rest: onnx.NodeProto) -> int:
+    """Let the last node of a chain move the elements as the first and the last did; returns how many are gone."""
+    graph, between, second = model.graph, rest[:-1], rest[-1]
+    order = [edit.attribute(first, "perm")[axis] for axis in edit.attribute(second, "perm")]
+    gone = [first] if edit.use_counts(graph)[first.output[0]] == 1 else []
+    rest[0].input[0] = first.input[0]
+    edit.forget_shapes(graph, {node.output[0] for node in between})
+    edit.set_attribute(second, "perm", order)
+    if order == sorted(order) and edit.bypass(graph, second):
         gone.append(second)
-    remove_nodes(graph, gone)
+    return edit.remove_nodes(model, gone)
 
 
 def _is_transpose(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Transpose" and node.domain in STANDARD and attribute(node, "perm") is not None
+    return edit.is_a(node, "Transpose") and edit.attribute(node, "perm") is not None
 
 
 def make_resize_exact(model: onnx.ModelProto) -> int:
@@ -203,10 +169,10 @@ def make_resize_exact(model: onnx.ModelProto) -> int:
     """
     style = "coordinate_transformation_mode"
     found = [node for node in model.graph.node if node.op_type == "Resize"]
-    found = [node for node in found if attribute(node, style) == b"tf_half_pixel_for_nn"]
+    found = [node for node in found if edit.attribute(node, style) == b"tf_half_pixel_for_nn"]
     for node in found:
-        set_attribute(node, style, "half_pixel")
-        set_attribute(node, "nearest_mode", "round_prefer_ceil")
+        edit.set_attribute(node, style, "half_pixel")
+        edit.set_attribute(node, "nearest_mode", "round_prefer_ceil")
     return len(found)
 
 
@@ -220,7 +186,7 @@ def give_exact_sizes(model: onnx.ModelProto) -> int:
         so does every one in a model older than `OLDEST_OPSET`.
     Source: ONNX operator Resize: output size = floor(input size * scale).
     """
-    if opset(model) < OLDEST_OPSET:
+    if edit.opset(model) < OLDEST_OPSET:
         return 0
     changed, weights = 0, {tensor.name: tensor for tensor in model.graph.initializer}
     for node in [node for node in model.graph.node if node.op_type == "Resize" and len(node.input) == 3]:
@@ -239,8 +205,8 @@ def _is_too_small(scale: np.float32) -> bool:
 def _use_sizes(model: onnx.ModelProto, node: onnx.NodeProto, scales: np.ndarray) -> bool:
     """Read the sizes of the axes that keep theirs from the input, and write the others down."""
     kept = int(np.argmax(scales != 1))
-    inferred = inferred_values(model)  # anew, because an earlier Resize may have changed
-    sides = dims(inferred[node.input[0]])[kept:] if node.input[0] in inferred else ()
+    inferred = edit.inferred_values(model)  # anew, because an earlier Resize may have changed
+    sides = edit.dims(inferred[node.input[0]])[kept:] if node.input[0] in inferred else ()
     known = [side for side in sides if side]
     if len(known) != len(scales) - kept or len(known) != len(sides):
         return False
@@ -269,7 +235,7 @@ def keep_zero_padding(model: onnx.ModelProto) -> int:
         How many Pad nodes were changed.
     Source: microsoft/onnxruntime, pull request 18136 (pad_fusion.cc) and the measurement in tests/test_pad_pool.py.
     """
-    graph, makers = model.graph, producers(model.graph)
+    graph, makers = model.graph, edit.producers(model.graph)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     pooled = {node.input[0] for node in graph.node if node.op_type == "MaxPool"}
     pads = [node for node in graph.node if node.op_type == "Pad" and node.output[0] in pooled and len(node.input) > 1]
@@ -278,7 +244,7 @@ def keep_zero_padding(model: onnx.ModelProto) -> int:
         source, value = makers.get(pad.input[0]), pad.input[2] if len(pad.input) > 2 else ""
         if source is not None and source.op_type == "Relu":
             continue
-        if attribute(pad, "mode", b"constant") != b"constant" or (value and value not in weights):
+        if edit.attribute(pad, "mode", b"constant") != b"constant" or (value and value not in weights):
             continue
         number = numpy_helper.to_array(weights[value]) if value else np.array(0, np.float32)
         if number.any() or np.signbit(number).any():
