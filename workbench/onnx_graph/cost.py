@@ -12,17 +12,7 @@ import onnx
 from onnx import inliner
 
 from workbench.core.report import Report, Table, count
-from workbench.onnx_graph.edit import (
-    STANDARD,
-    attribute,
-    constants,
-    dims,
-    fixed_shape,
-    inferred_values,
-    light_copy,
-    real_inputs,
-    weight_bytes,
-)
+from workbench.onnx_graph import edit
 from workbench.onnx_graph.file import OnnxSummary, check, read
 from workbench.onnx_graph.fold import fold_constants
 
@@ -45,25 +35,19 @@ HEADINGS = ("layer", "operator", "output", "cost", "parameters")
 
 
 def flops_of(node: onnx.NodeProto, values: Values) -> int | None:
-    """Count the floating-point operations of one node.
+    """Count the floating-point operations of one node; None where a shape is open, or there is no formula here.
 
     Convolutions, matrix products and recurrent layers are counted, two operations for a multiplication and its
     addition; everything else is 0, because it is a few operations for each number that is moved anyway.
 
-    Args:
-        node: a node of ONNX's own domain, or of another.
-        values: element type and shape of every tensor, with the batch to count for.
-    Returns:
-        The count; None where a shape is open, or there is no formula here.
-
     Source: the definitions of Conv, ConvTranspose, MatMul, Gemm, LSTM, GRU and RNN in the ONNX operator list.
     """
-    if node.domain not in STANDARD or node.op_type in WITHOUT_FORMULA:
+    if node.domain not in edit.STANDARD or node.op_type in WITHOUT_FORMULA:
         return None
     if node.op_type not in COUNTED:
         return 0
-    first, second = (fixed_shape(values.get(name)) for name in node.input[:2])
-    result = fixed_shape(values.get(next(filter(None, node.output), "")))
+    first, second = (edit.fixed_shape(values.get(name)) for name in node.input[:2])
+    result = edit.fixed_shape(values.get(next(filter(None, node.output), "")))
     if first is None or second is None or result is None:
         return None
     return 2 * _products(node, first, second, result)
@@ -79,7 +63,7 @@ def _products(node: onnx.NodeProto, first: Shape, second: Shape, result: Shape) 
         case "MatMul" | "MatMulInteger":
             return math.prod(result) * first[-1]
         case "Gemm":
-            return math.prod(result) * first[0 if attribute(node, "transA", 0) else 1]
+            return math.prod(result) * first[0 if edit.attribute(node, "transA", 0) else 1]
     # at each step and for each gate, the input and the state before go through a matrix each
     steps_and_batch, directions, hidden = first[0] * first[1], second[0], second[1] // RECURRENT_GATES[node.op_type]
     return steps_and_batch * directions * second[1] * (first[2] + hidden)
@@ -181,20 +165,20 @@ def inspect(path: str | os.PathLike[str], *, batch: int = 1) -> OnnxInspection:
     """
     summary = check(path)
     model = read(path)
-    weights = {tensor.name: tensor for tensor in model.graph.initializer} | constants(model.graph)
-    flat = light_copy(model)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer} | edit.constants(model.graph)
+    flat = edit.light_copy(model)
     if model.functions:  # each call becomes the nodes that it stands for
         flat = inliner.inline_local_functions(flat)
     _close_batch(flat, batch)
     while fold_constants(flat):  # sizes that are calculated, so that shapes after them are known
         pass
-    values = inferred_values(flat)
+    values = edit.inferred_values(flat)
     costs = [_layer(node, values, weights) for node in flat.graph.node]
     layers = [layer for layer in costs if layer.flops or layer.flops is None or layer.parameters]
     layers.sort(key=lambda layer: (layer.flops is None, layer.flops or 0, layer.parameters), reverse=True)
     uncounted = Counter(layer.operator for layer in costs if layer.flops is None)
     flops = sum(layer.flops or 0 for layer in costs)
-    size = weight_bytes(weights.values())
+    size = edit.weight_bytes(weights.values())
     return OnnxInspection(summary, size, batch, flops, dict(uncounted.most_common()), tuple(layers))
 
 
@@ -211,7 +195,7 @@ def amount(number: int, unit: str) -> str:
 
 def _close_batch(model: onnx.ModelProto, batch: int) -> None:
     """Fix the open first dimension of the inputs, and every other of the same name, in place."""
-    inputs = real_inputs(model.graph)
+    inputs = edit.real_inputs(model.graph)
     firsts = [dim for value in inputs for dim in value.type.tensor_type.shape.dim[:1] if not dim.HasField("dim_value")]
     names = {dim.dim_param for dim in firsts} - {""}
     values = (*inputs, *model.graph.value_info, *model.graph.output)
@@ -224,5 +208,5 @@ def _layer(node: onnx.NodeProto, values: Values, weights: dict[str, onnx.TensorP
     result = node.output[0]
     own = [weights[name] for name in dict.fromkeys(node.input) if name in weights]
     parameters = sum(math.prod(tensor.dims) for tensor in own) if node.op_type != "Constant" else 0
-    shape = dims(values[result]) if result in values else ()
+    shape = edit.dims(values[result]) if result in values else ()
     return LayerCost(node.name or result, node.op_type, shape, flops_of(node, values), parameters)

@@ -33,9 +33,7 @@ def fold_constants(model: onnx.ModelProto) -> int:
     """Compute once what no input can change, in place: ONNX Runtime runs those nodes, their results become weights.
 
     The Shape of a tensor whose shape is fixed counts as such. What would grow above `LARGEST_CONSTANT` stays.
-
-    Returns:
-        How many nodes were removed.
+    Returns how many nodes were removed.
     """
     graph, values = model.graph, edit.inferred_values(model)
     shapes = _fixed_shapes(graph, values)
@@ -100,11 +98,7 @@ def _not_growing(nodes: list[onnx.NodeProto], results: Arrays, sizes: dict[str, 
 
 
 def fold_scales(model: onnx.ModelProto) -> int:
-    """Put a BatchNormalization, or a Mul or Add of one number per channel, into the convolution before it, in place.
-
-    Returns:
-        How many nodes were removed.
-    """
+    """Put each BatchNormalization, Mul or Add of one number per channel into the convolution before it, in place."""
     graph, known, fresh = model.graph, edit.constants(model.graph), edit.namer(model)
     writers, used = edit.producers(graph), edit.use_counts(graph)
     done = []
@@ -125,11 +119,7 @@ def fold_scales(model: onnx.ModelProto) -> int:
 
 
 def fold_pads(model: onnx.ModelProto) -> int:
-    """Let a Conv pad its input itself where a Pad by zeros stands before it, in place.
-
-    Returns:
-        How many Pads were removed.
-    """
+    """Let a Conv pad its input itself where a Pad by zeros stands before it, in place."""
     graph, known = model.graph, edit.constants(model.graph)
     writers, used = edit.producers(graph), edit.use_counts(graph)
     done = []

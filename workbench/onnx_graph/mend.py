@@ -17,17 +17,10 @@ from workbench.core.files import atomic_path
 from workbench.core.output_errors import Tolerance
 from workbench.core.packages import require_backend
 from workbench.core.report import Report, Status, Table, count
+from workbench.onnx_graph import fold, rewrites
 from workbench.onnx_graph.edit import copy_of
 from workbench.onnx_graph.file import check
-from workbench.onnx_graph.fold import fold_constants, fold_pads, fold_scales
 from workbench.onnx_graph.proof import Proof
-from workbench.onnx_graph.rewrites import (
-    cancel_transposes,
-    make_resize_exact,
-    name_open_batch,
-    remove_dead,
-    remove_no_ops,
-)
 
 SIMPLIFIERS = ("onnxslim",)
 HEADINGS = ("rewrite", "changed", "result", "why")
@@ -54,19 +47,18 @@ class Rewrite:
     exact: bool = True
 
 
+_RESIZE = "TensorRT refuses tf_half_pixel_for_nn; half_pixel takes the same pixels"
+_SCALES = "a scale and an offset of each channel fit into the convolution before"
+_BATCH = "one name for the open batch dimension of inputs and outputs"
 REWRITES = (
-    Rewrite(
-        "exact Resize", "TensorRT refuses tf_half_pixel_for_nn; half_pixel takes the same pixels", make_resize_exact
-    ),
-    Rewrite("no-ops", "Identity, Dropout and the like hand their input on unchanged", remove_no_ops),
-    Rewrite("constants", "no input can change what these nodes compute", fold_constants),
-    Rewrite(
-        "scales", "a scale and an offset of each channel fit into the convolution before", fold_scales, exact=False
-    ),
-    Rewrite("pads", "a convolution pads by zeros itself", fold_pads, exact=False),
-    Rewrite("Transposes", "they undo each other", cancel_transposes),
-    Rewrite("dead parts", "no output depends on these nodes and weights", remove_dead),
-    Rewrite("batch name", "one name for the open batch dimension of inputs and outputs", name_open_batch),
+    Rewrite("exact Resize", _RESIZE, rewrites.make_resize_exact),
+    Rewrite("no-ops", "Identity, Dropout and the like hand their input on unchanged", rewrites.remove_no_ops),
+    Rewrite("constants", "no input can change what these nodes compute", fold.fold_constants),
+    Rewrite("scales", _SCALES, fold.fold_scales, exact=False),
+    Rewrite("pads", "a convolution pads by zeros itself", fold.fold_pads, exact=False),
+    Rewrite("Transposes", "they undo each other", rewrites.cancel_transposes),
+    Rewrite("dead parts", "no output depends on these nodes and weights", rewrites.remove_dead),
+    Rewrite("batch name", _BATCH, rewrites.name_open_batch),
 )
 """Every rewrite, in the order in which `fix` tries them."""
 
@@ -181,12 +173,12 @@ def fix(
     """
     if simplifier is not None and simplifier not in SIMPLIFIERS:
         raise InputError(f"got simplifier={simplifier!r}, expected {' or '.join(map(repr, SIMPLIFIERS))}, or None")
-    rewrites = (*((_onnxslim(),) if simplifier else ()), *REWRITES)
+    chosen = (*((_onnxslim(),) if simplifier else ()), *REWRITES)
     check(path)
     original = onnx.load(str(path))
     before = Counter(node.op_type for node in original.graph.node)
     proof = Proof(original, feeds, tolerance or Tolerance())
-    model, applied = _apply(original, rewrites, proof, progress)
+    model, applied = _apply(original, chosen, proof, progress)
     parity = proof.report(model)
     with atomic_path(out) as temporary:
         onnx.save(model, temporary)
@@ -195,7 +187,7 @@ def fix(
 
 
 def _apply(
-    model: onnx.ModelProto, rewrites: tuple[Rewrite, ...], proof: Proof, progress: bool
+    model: onnx.ModelProto, chosen: tuple[Rewrite, ...], proof: Proof, progress: bool
 ) -> tuple[onnx.ModelProto, tuple[AppliedRewrite, ...]]:
     """Go through the rewrites until none finds anything to do."""
     counts: Counter[str] = Counter()
@@ -203,11 +195,10 @@ def _apply(
     candidate = copy_of(model)
     for _ in range(LARGEST_ROUNDS):
         before = counts.total()
-        for rewrite in tqdm(rewrites, "prove rewrites", leave=False, disable=not progress):
+        for rewrite in tqdm(chosen, "prove rewrites", leave=False, disable=not progress):
             if rewrite.name in dropped or not (number := rewrite.apply(candidate)):
                 continue
-            problem = proof.judge(candidate, exact=rewrite.exact)
-            if problem:
+            if problem := proof.judge(candidate, exact=rewrite.exact):
                 dropped[rewrite.name] = AppliedRewrite(rewrite.name, rewrite.reason, number, problem)
             else:
                 counts[rewrite.name] += number
@@ -215,7 +206,7 @@ def _apply(
             candidate = copy_of(model)
         if counts.total() == before:
             break
-    kept = [AppliedRewrite(item.name, item.reason, counts[item.name]) for item in rewrites if counts[item.name]]
+    kept = [AppliedRewrite(item.name, item.reason, counts[item.name]) for item in chosen if counts[item.name]]
     return model, (*kept, *dropped.values())
 
 

@@ -33,6 +33,7 @@ class Proof:
         model: the network that is right by definition, weights included.
         feeds: (name, feed) pairs; those of `default_feeds` when None.
         tolerance: what rounding may change.
+
     Raises:
         ModelError: ONNX Runtime cannot run the network, or it answers the same feed differently each time.
         FeedError: a feed that the network does not take.
@@ -59,14 +60,10 @@ class Proof:
             )
 
     def judge(self, candidate: onnx.ModelProto, *, exact: bool) -> str:
-        """Run a changed network on the same feeds; one that passes is what the next exact one is compared with.
+        """Say in one clause why a changed network is not proved to be the same; an empty text where it is.
 
-        Args:
-            candidate: the changed network.
-            exact: its answers must be those of the last network that passed, to the last bit; otherwise those of
-                the first network within the tolerance.
-        Returns:
-            Why it is not proved to be the same, one clause; an empty text where it is.
+        An `exact` one must answer as the last network that passed, to the last bit; another one as the first network,
+        within the tolerance.
         """
         try:
             onnx.checker.check_model(candidate)
@@ -118,14 +115,10 @@ def default_feeds(specs: Mapping[str, TensorSpec]) -> list[tuple[str, Arrays]]:
 
 
 def _close_picture(spec: TensorSpec) -> TensorSpec:
-    axis = channel_axis(spec)
-    if axis is None:
-        return spec
-    first = 2 if axis == 1 else 1
-    shape = list(spec.shape)
-    shape[first : first + 2] = [
-        size or default for size, default in zip(shape[first : first + 2], OPEN_PICTURE, strict=True)
-    ]
+    axis, shape = channel_axis(spec), list(spec.shape)
+    if axis is not None:
+        for place, size in enumerate(OPEN_PICTURE, 2 if axis == 1 else 1):
+            shape[place] = shape[place] or size
     return replace(spec, shape=tuple(shape))
 
 

@@ -24,13 +24,10 @@ _LARGEST_SIDE = 4096
 
 
 def remove_no_ops(model: onnx.ModelProto) -> int:
-    """Remove nodes that hand their input on unchanged, in place.
+    """Remove nodes that hand their input on unchanged, in place; returns how many.
 
     Identity, Dropout of a network that is not training, Cast to the type that is there, Transpose that keeps the
     order, Concat of one tensor, Pad by nothing.
-
-    Returns:
-        How many nodes were removed.
     """
     graph, known, used = model.graph, edit.constants(model.graph), edit.use_counts(model.graph)
     types = {name: value.elem_type for name, value in edit.inferred_values(model).items()}
@@ -60,11 +57,7 @@ def _does_nothing(node: onnx.NodeProto, known: dict[str, onnx.TensorProto], type
 
 
 def remove_dead(model: onnx.ModelProto) -> int:
-    """Remove nodes that no output depends on, and weights that nobody reads, in place.
-
-    Returns:
-        How many nodes and weights were removed.
-    """
+    """Remove nodes that no output depends on, and weights that nobody reads, in place; returns how many of both."""
     graph, used = model.graph, edit.use_counts(model.graph)
     dead = []
     for node in reversed(graph.node):  # whoever reads a node's result comes after it
@@ -77,12 +70,9 @@ def remove_dead(model: onnx.ModelProto) -> int:
 
 
 def name_open_batch(model: onnx.ModelProto, name: str = "batch") -> int:
-    """Name the open first dimension of the inputs, and that of the outputs that follow it, in place.
+    """Name the open first dimension of the inputs, and of the outputs that follow it, in place; returns how many.
 
     Nothing is done where the inputs have open first dimensions of different names, or of none: they may differ.
-
-    Returns:
-        How many inputs and outputs got the name.
     """
     graph = model.graph
     firsts = [dim for value in edit.real_inputs(graph) for dim in value.type.tensor_type.shape.dim[:1]]
@@ -115,12 +105,9 @@ def _name_outputs(model: onnx.ModelProto, old: str, new: str) -> int:
 
 
 def cancel_transposes(model: onnx.ModelProto) -> int:
-    """Remove Transposes that undo each other, in place; two in a row that do not become one.
+    """Remove Transposes that undo each other, in place; two in a row that do not become one. Returns how many went.
 
     Elementwise operators between two Transposes do not part them.
-
-    Returns:
-        How many Transposes went.
     """
     gone = 0
     while (chain := _next_chain(model.graph)) is not None:
@@ -233,7 +220,7 @@ def keep_zero_padding(model: onnx.ModelProto) -> int:
         model: a network of opset 11 or later.
     Returns:
         How many Pad nodes were changed.
-    Source: microsoft/onnxruntime, pull request 18136 (pad_fusion.cc) and the measurement in tests/test_pad_pool.py.
+    Source: microsoft/onnxruntime, pull request 18136 (pad_fusion.cc) and tests/onnx_graph/test_pad_pool.py.
     """
     graph, makers = model.graph, edit.producers(model.graph)
     weights = {tensor.name: tensor for tensor in graph.initializer}

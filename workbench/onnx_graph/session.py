@@ -77,11 +77,7 @@ def open_session(
 
 
 def run_session(session: Any, feed: Mapping[str, Any], purpose: str = "run the network") -> dict[str, Any]:
-    """Run an open network once, and return its outputs by name.
-
-    Raises:
-        ModelError: ONNX Runtime cannot.
-    """
+    """Run an open network once, and return its outputs by name; a ModelError where ONNX Runtime cannot."""
     names = [value.name for value in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, dict(feed)), strict=True))
@@ -90,23 +86,17 @@ def run_session(session: Any, feed: Mapping[str, Any], purpose: str = "run the n
 
 
 def open_with_outputs(model: onnx.ModelProto, source: Path, names: Sequence[str], optimise: str = "all") -> Any:
-    """Open a network with other tensors as its outputs; the network is as before afterwards.
+    """Open a network with other tensors as its outputs; `source` is its file, for its external data and for messages.
 
-    Args:
-        model: the network.
-        source: its file, for its external data and for messages.
-        names: the tensors.
-        optimise: see `open_session`.
     Raises:
         ModelError: ONNX Runtime refuses it.
     """
-    outputs = list(model.graph.output)
+    outputs, folder = list(model.graph.output), source.resolve().parent
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     try:
-        folder = source.resolve().parent
         return open_session(model, f"show the tensors inside {source}", folder=folder, optimise=optimise)
-    finally:
+    finally:  # a copy would take the memory of the weights once more
         del model.graph.output[:]
         model.graph.output.extend(outputs)
 
