@@ -35,7 +35,7 @@ LARGEST = {"int8": 127.0, "fp8": 448.0}
 
 LIMIT = 500
 FORMAT = "workbench calibration 1"
-_TEXTS = ("network", "data", "method", "preprocess")
+_FIELDS = ("network", "data", "method", "samples", "preprocess")
 _EMPTY = "got no calibration sample; give images like those that the network will see, 100 or more"
 
 
@@ -114,7 +114,7 @@ class Calibration:
 
     def to_json(self) -> str:
         """Return the text that `save` writes."""
-        fields = {"format": FORMAT, **{name: getattr(self, name) for name in (*_TEXTS, "samples")}}
+        fields = {"format": FORMAT, **{name: getattr(self, name) for name in _FIELDS}}
         fields["tensors"] = {name: [value, self.largest[name]] for name, value in sorted(self.thresholds.items())}
         return json.dumps(fields, indent=1) + "\n"
 
@@ -137,7 +137,7 @@ class Calibration:
         if not all(math.isfinite(one) and 0 <= one <= other < math.inf for one, other in pairs.values()):
             raise ValueError("a threshold is negative, not finite, or above the largest value")
         thresholds, largest = ({name: pair[place] for name, pair in pairs.items()} for place in (0, 1))
-        texts = {key: str(fields[key]) for key in _TEXTS}
+        texts = {key: str(fields[key]) for key in _FIELDS if key != "samples"}
         return cls(**texts, samples=int(fields["samples"]), thresholds=thresholds, largest=largest)
 
 

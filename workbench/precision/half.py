@@ -1,29 +1,18 @@
 """Convert a float32 ONNX network to float16 or bfloat16, and say which nodes stay float32 and why."""
 
 import contextlib
-import math
 import os
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import onnx
-from onnx import TensorProto, defs, helper, inliner, version_converter
+from onnx import inliner, version_converter
 
-from workbench.core.errors import ExportError, InputError, ModelError
-from workbench.core.files import atomic_path
-from workbench.onnx_graph.edit import (
-    LARGEST_FILE,
-    STANDARD,
-    constants,
-    graphs,
-    inferred_values,
-    light_copy,
-    namer,
-    tidy,
-)
-from workbench.onnx_graph.file import check
+from workbench.core.errors import ExportError, InputError, ModelError, first_line
+from workbench.onnx_graph.edit import constants, graphs, inferred_values, light_copy, namer, opset, tidy, weight_bytes
+from workbench.onnx_graph.file import check, write
 from workbench.onnx_graph.fold import fold_constants
-from workbench.precision.half_graph import BFLOAT16, FLOAT16, GraphConverter, Half, Rules
+from workbench.precision.half_graph import BFLOAT16, FLOAT16, HALVES, GraphConverter, Half, Rules
 from workbench.precision.spec import PrecisionReport
 
 if TYPE_CHECKING:
@@ -34,7 +23,6 @@ BFLOAT16_OPSET = 22
 
 PathLike = str | os.PathLike[str]
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
-_HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 
 
 def to_fp16(
@@ -83,11 +71,11 @@ def _convert(
     _refuse_converted(source, model)
     if ranges is not None:
         ranges.check(source)
-    before = weight_bytes(model)
+    before = weight_bytes(stored(model))
     model = _prepare(source, model, half)
     overflows = {} if ranges is None else ranges.overflows(half.name)
     valid = _types_problem(model) == ""
-    rules = Rules(half, _opset(model), overflows, _known_names(model, keep))
+    rules = Rules(half, opset(model), overflows, _known_names(model, keep))
     converter = GraphConverter(model.graph, rules, inferred_values(model), namer(model))
     converter.convert()
     if not rules.converted:
@@ -98,23 +86,14 @@ def _convert(
     tidy(model)
     if valid and (problem := _types_problem(model)):
         raise ExportError(f"{source} became a network of inconsistent types ({problem}); name that node in keep")
-    _save(model, out)
-    return PrecisionReport(half.precision, rules.converted, tuple(rules.kept), 0, before, weight_bytes(model))
+    write(model, out)
+    return PrecisionReport(half.precision, rules.converted, tuple(rules.kept), 0, before, weight_bytes(stored(model)))
 
 
-def weight_bytes(model: onnx.ModelProto) -> int:
-    """Size of all constants of a network, those in the graphs inside its nodes too."""
-    return sum(_tensor_bytes(tensor) for graph in graphs(model.graph) for tensor in _stored(graph))
-
-
-def _stored(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    initial = {tensor.name for tensor in graph.initializer}
-    yield from (tensor for name, tensor in constants(graph).items() if name not in initial)
-
-
-def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+def stored(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The weights and constants of a network, those in the graphs inside its nodes too."""
+    for graph in graphs(model.graph):
+        yield from ({tensor.name: tensor for tensor in graph.initializer} | constants(graph)).values()
 
 
 def _refuse_converted(source: PathLike, model: onnx.ModelProto) -> None:
@@ -137,39 +116,40 @@ def _refuse_converted(source: PathLike, model: onnx.ModelProto) -> None:
 def holds_half(model: onnx.ModelProto) -> str:
     """The half float that some tensor of a network has; empty where none has."""
     kinds = {value.elem_type for value in inferred_values(model).values()}
-    kinds |= {tensor.data_type for graph in graphs(model.graph) for tensor in _stored(graph)}
-    return next((name for kind, name in _HALVES.items() if kind in kinds), "")
+    kinds |= {tensor.data_type for tensor in stored(model)}
+    return next((half.name for kind, half in HALVES.items() if kind in kinds), "")
 
 
 def _prepare(source: PathLike, model: onnx.ModelProto, half: Half) -> onnx.ModelProto:
     """Bring a network into the form that is converted: no functions, constants computed, every node named."""
     if model.functions:
         model = inliner.inline_local_functions(model)
-    if half is BFLOAT16 and _opset(model) < BFLOAT16_OPSET:
-        try:
-            model = version_converter.convert_version(model, BFLOAT16_OPSET)
-        except Exception as error:  # the converter raises what its C++ raises
-            reason = str(error).splitlines()[0]
-            raise ExportError(
-                f"{source} has opset {_opset(model)} and cannot be brought to {BFLOAT16_OPSET}, which bfloat16 needs "
-                f"({reason}); export it with opset {BFLOAT16_OPSET}"
-            ) from error
+    if half is BFLOAT16:
+        model = raise_opset(source, model, BFLOAT16_OPSET, "bfloat16")
     with contextlib.suppress(ModelError):  # constants that ONNX Runtime cannot compute stay nodes
         fold_constants(model)
-    _feed_no_weights(model)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for index in reversed(range(len(model.graph.input))):
+        if model.graph.input[index].name in weights:  # old exporters let a feed replace them
+            del model.graph.input[index]
+    model.ir_version = max(model.ir_version, 4)  # before, every weight had to be an input
     for graph in graphs(model.graph):
         for node in graph.node:
             node.name = node.name or next(filter(None, node.output), "")
     return model
 
 
-def _feed_no_weights(model: onnx.ModelProto) -> None:
-    """Old exporters list the weights among the inputs, where they would be values that a feed may replace."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    for index in reversed(range(len(model.graph.input))):
-        if model.graph.input[index].name in weights:
-            del model.graph.input[index]
-    model.ir_version = max(model.ir_version, 4)  # before, every weight had to be an input
+def raise_opset(source: PathLike, model: onnx.ModelProto, lowest: int, precision: str) -> onnx.ModelProto:
+    """Bring a network to the opset that a precision needs, where its own is lower; an ExportError where ONNX cannot."""
+    if opset(model) >= lowest:
+        return model
+    try:
+        return version_converter.convert_version(model, lowest)
+    except Exception as error:  # the converter raises what its C++ raises
+        raise ExportError(
+            f"{source} has opset {opset(model)} and cannot be brought to {lowest}, which {precision} needs "
+            f"({first_line(error)}); export it with opset {lowest}"
+        ) from error
 
 
 def _known_names(model: onnx.ModelProto, keep: Collection[str]) -> frozenset[str]:
@@ -186,11 +166,6 @@ def _known_names(model: onnx.ModelProto, keep: Collection[str]) -> frozenset[str
     return frozenset(keep)
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD]
-    return max(versions, default=defs.onnx_opset_version())
-
-
 def _types_problem(model: onnx.ModelProto) -> str:
     """What ONNX's inference says against the types of a network; empty where it agrees with all of them."""
     try:
@@ -198,11 +173,3 @@ def _types_problem(model: onnx.ModelProto) -> str:
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         return " ".join(str(error).split())
     return ""
-
-
-def _save(model: onnx.ModelProto, out: PathLike) -> None:
-    if model.ByteSize() > LARGEST_FILE:
-        raise ExportError(f"the network has {model.ByteSize():,} bytes, more than the 2 GB that one file can hold")
-    with atomic_path(out) as temporary:
-        onnx.save(model, temporary)
-        check(temporary)

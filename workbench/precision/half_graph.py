@@ -12,7 +12,7 @@ from onnx import TensorProto, defs, helper, numpy_helper
 from workbench.onnx_graph.edit import STANDARD, attribute, constants, reads
 
 FLOAT = TensorProto.FLOAT
-_SHAPES = frozenset({"Shape", "Size"})
+SHAPES = frozenset({"Shape", "Size"})
 """Operators whose answer does not depend on values."""
 
 _OWN_TYPES = frozenset(
@@ -65,6 +65,9 @@ BFLOAT16 = Half(
     float(ml_dtypes.finfo(ml_dtypes.bfloat16).max),
     frozenset({"ConvTranspose", "GRU", "HardSwish", "LpNormalization", "Mish"}),
 )
+
+HALVES = {half.kind: half for half in (FLOAT16, BFLOAT16)}
+"""The 16-bit types of ONNX, which a CPU does not compute in."""
 
 
 @dataclass
@@ -153,7 +156,7 @@ class GraphConverter:
         """Convert every node that can be, and put a Cast wherever two types meet."""
         for node in self.graph.node:
             depends = not self.fed.isdisjoint(reads(node))
-            if depends and node.op_type not in _SHAPES:
+            if depends and node.op_type not in SHAPES:
                 self.fed.update(filter(None, node.output))
             self._convert_node(node, depends)
         for value in self.graph.output:  # one that the graph hands on from the graph around it
@@ -170,7 +173,7 @@ class GraphConverter:
         self._note_outputs(node, schema)
         if any(True for _ in _inner(node)):
             self._convert_inside(node)
-        elif node.op_type in (*_SHAPES, "Cast") and node.domain in STANDARD:
+        elif node.op_type in (*SHAPES, "Cast") and node.domain in STANDARD:
             self.nodes.append(node)  # it reads any type, and what it writes has its own
         elif self._may_convert(node, schema, depends):
             self._to_half(node, schema)

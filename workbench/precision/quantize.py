@@ -1,26 +1,23 @@
 """The Q/DQ pairs themselves: where a quantiser puts them, which numbers they hold, how weights are stored."""
 
 import importlib.util
-import math
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.version_converter
 from onnx import TensorProto, numpy_helper
 
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError
-from workbench.core.files import atomic_path
 from workbench.core.packages import require_backend
-from workbench.core.process import Child
-from workbench.onnx_graph.edit import LARGEST_FILE, STANDARD, attribute, graphs, namer, remove_nodes, tidy
-from workbench.onnx_graph.file import check
+from workbench.core.process import Child, temporary_folder
+from workbench.onnx_graph.edit import attribute, graphs, namer, remove_nodes, weight_bytes
+from workbench.onnx_graph.file import check, write
 from workbench.pictures.feeds import random_array
 from workbench.precision.calibration import LARGEST, Calibration
+from workbench.precision.half import raise_opset, stored
 from workbench.precision.spec import PrecisionReport
 
 MODELOPT_CHILD = "workbench.precision.modelopt_child"
@@ -86,8 +83,7 @@ def store(model: onnx.ModelProto, precision: str) -> None:
     weights = [node for node in quantizers if node.input[0] in tensors]
     for node in weights:
         graph.initializer.append(_stored(node, tensors))
-    remove_nodes(graph, weights)
-    tidy(model)
+    remove_nodes(model, weights)
 
 
 def insert_by_modelopt(
@@ -111,8 +107,8 @@ def insert_by_modelopt(
             "modelopt is not installed; in the project's folder run: pip install -e '.[modelopt]'"
         )
     random = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder, Child(MODELOPT_CHILD) as child:
-        source, result, data = (Path(folder) / name for name in ("model.onnx", "quantised.onnx", "data.npz"))
+    with temporary_folder() as folder, Child(MODELOPT_CHILD) as child:
+        source, result, data = (folder / name for name in ("model.onnx", "quantised.onnx", "data.npz"))
         onnx.save(model, source)
         # it insists on data to calibrate with; its scales are replaced by ours
         np.savez(data, allow_pickle=False, **{spec.name: random_array(spec, random) for spec in check(source).inputs})
@@ -203,9 +199,9 @@ def quantize_int8(
     Raises:
         InputError: a calibration of another network, an unknown operator or node, a network that is quantised
             already or not float32, or nothing to quantise.
-        ModelError: not a valid ONNX file, or a result of more than 2 GB.
+        ModelError: not a valid ONNX file.
         BackendUnavailableError: modelopt is not installed.
-        ExportError: modelopt failed.
+        ExportError: modelopt failed, an opset that cannot be raised, or a result of more than 2 GB.
         OutputError: `out` cannot be written.
     """
     return _quantize(source, out, calibration, "int8", operators, exclude, backend)
@@ -248,7 +244,8 @@ def _quantize(
     network = onnx.load(str(source))
     _refuse(network, Path(source))
     calibration.check(source)
-    before, network = _weights_bytes(network), _upgraded(network, precision)
+    before, network = weight_bytes(stored(network)), raise_opset(source, network, OPSETS[precision], precision)
+    network.ir_version = max(network.ir_version, IR_VERSIONS[precision])
     thresholds = calibration.thresholds if precision == "int8" else calibration.largest
     nodes, kept = _choose(network, thresholds, operators, exclude)
     if not nodes:
@@ -264,9 +261,9 @@ def _quantize(
         raise ModelError(
             f"{backend} put no Q/DQ pair into {Path(source).name}; leave it in float16 or use another backend"
         )
-    _save(result, out)
+    write(result, out)
     kept += [(node.name, node.op_type, f"left out by {backend}") for node in left_out]
-    sizes = before, _weights_bytes(result)
+    sizes = before, weight_bytes(stored(result))
     return PrecisionReport(precision, len(nodes) - len(left_out), tuple(kept), count_pairs(result), *sizes)
 
 
@@ -288,22 +285,6 @@ def _refuse(network: onnx.ModelProto, source: Path) -> None:
     halves = types[TensorProto.FLOAT16] + types[TensorProto.BFLOAT16]
     if halves > types[TensorProto.FLOAT]:
         raise InputError(f"{source.name} is in half precision already; give the float32 network it was made from")
-
-
-def _upgraded(network: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    """Bring an older network to the opset that knows the precision."""
-    opset = next(item.version for item in network.opset_import if item.domain in STANDARD)
-    wanted = OPSETS[precision]
-    if opset < wanted:
-        try:
-            network = onnx.version_converter.convert_version(network, wanted)
-        except Exception as error:  # the converter's own exceptions share no public base
-            reason = str(error).splitlines()[0]
-            raise ModelError(
-                f"{precision} needs opset {wanted}, got {opset}: {reason}; export with {wanted}"
-            ) from error
-    network.ir_version = max(network.ir_version, IR_VERSIONS[precision])
-    return network
 
 
 def _choose(
@@ -358,18 +339,3 @@ def _left_out(network: onnx.ModelProto, nodes: Collection[str]) -> list[onnx.Nod
     """Which of the nodes read nothing from a DequantizeLinear."""
     pairs = {name for node in network.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     return [node for node in network.graph.node if node.name in nodes and not pairs & set(node.input)]
-
-
-def _weights_bytes(network: onnx.ModelProto) -> int:
-    sizes = {
-        kind: onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize for kind in TensorProto.DataType.values() if kind
-    }
-    return sum(math.prod(tensor.dims) * sizes[tensor.data_type] for tensor in network.graph.initializer)
-
-
-def _save(network: onnx.ModelProto, out: PathLike) -> None:
-    if network.ByteSize() > LARGEST_FILE:
-        raise ModelError(f"the quantised network has {network.ByteSize() / 1e9:.1f} GB, more than an ONNX file holds")
-    with atomic_path(out) as temporary:
-        onnx.save(network, temporary)
-        check(temporary)
