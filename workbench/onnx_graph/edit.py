@@ -84,6 +84,16 @@ def namer(network: onnx.ModelProto) -> Namer:
     return fresh
 
 
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Name each node without a name after what it writes."""
+    nodes, fresh = [node for graph in graphs(model.graph) for node in graph.node], namer(model)
+    taken = {node.name for node in nodes}
+    for node in nodes:
+        if not node.name and any(node.output):
+            first = next(filter(None, node.output))
+            node.name = fresh(first) if first in taken else first
+
+
 def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Rename tensors wherever a node reads or writes them; the ends of the network keep their names."""
     for inner in graphs(graph):

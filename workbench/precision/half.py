@@ -9,7 +9,17 @@ import onnx
 from onnx import inliner, version_converter
 
 from workbench.core.errors import ExportError, InputError, ModelError, first_line
-from workbench.onnx_graph.edit import constants, graphs, inferred_values, light_copy, namer, opset, tidy, weight_bytes
+from workbench.onnx_graph.edit import (
+    constants,
+    graphs,
+    inferred_values,
+    light_copy,
+    name_nodes,
+    namer,
+    opset,
+    tidy,
+    weight_bytes,
+)
 from workbench.onnx_graph.file import check, write
 from workbench.onnx_graph.fold import fold_constants
 from workbench.precision.half_graph import BFLOAT16, FLOAT16, HALVES, GraphConverter, Half, Rules
@@ -133,9 +143,7 @@ def _prepare(source: PathLike, model: onnx.ModelProto, half: Half) -> onnx.Model
         if model.graph.input[index].name in weights:  # old exporters let a feed replace them
             del model.graph.input[index]
     model.ir_version = max(model.ir_version, 4)  # before, every weight had to be an input
-    for graph in graphs(model.graph):
-        for node in graph.node:
-            node.name = node.name or next(filter(None, node.output), "")
+    name_nodes(model)
     return model
 
 

@@ -1,4 +1,4 @@
-"""The Q/DQ pairs themselves: where a quantiser puts them, which numbers they hold, how weights are stored."""
+"""Quantise a network to 8 bits: which nodes, where Q/DQ pairs go, which numbers they hold, how weights are stored."""
 
 import importlib.util
 import os
@@ -13,151 +13,18 @@ from onnx import TensorProto, numpy_helper
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError
 from workbench.core.packages import require_backend
 from workbench.core.process import Child, temporary_folder
-from workbench.onnx_graph.edit import attribute, graphs, namer, remove_nodes, weight_bytes
+from workbench.onnx_graph.edit import attribute, graphs, name_nodes, remove_nodes, weight_bytes
 from workbench.onnx_graph.file import check, write
 from workbench.pictures.feeds import random_array
 from workbench.precision.calibration import LARGEST, Calibration
 from workbench.precision.half import raise_opset, stored
+from workbench.precision.observing import OPERATORS
 from workbench.precision.spec import PrecisionReport
 
 MODELOPT_CHILD = "workbench.precision.modelopt_child"
 
 TYPES = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
-
-
-def insert_pairs(
-    model: onnx.ModelProto, thresholds: Mapping[str, float], nodes: Sequence[str], operators: Sequence[str]
-) -> onnx.ModelProto:
-    """Let ONNX Runtime's quantiser put int8 pairs before the nodes, and before their weights, which stay float32.
-
-    Outputs get no pair of their own: what follows (bias, ReLU, addition) then stays fused with the node.
-
-    Args:
-        model: a float32 network.
-        thresholds: the magnitude that becomes 127, by tensor.
-        nodes: which to quantise, by name.
-        operators: their operators.
-    Returns:
-        Another network.
-    """
-    quantization = require_backend("onnxruntime.quantization", "dev")
-    calibrate = require_backend("onnxruntime.quantization.calibrate", "dev")
-    quantizers = require_backend("onnxruntime.quantization.qdq_quantizer", "dev")
-    ranges = {
-        name: calibrate.TensorData(lowest=np.float32(-end), highest=np.float32(end)) for name, end in thresholds.items()
-    }
-    quantizer = quantizers.QDQQuantizer(
-        model,
-        per_channel=True,
-        reduce_range=False,
-        weight_qType=quantization.QuantType.QInt8,
-        activation_qType=quantization.QuantType.QInt8,
-        tensors_range=calibrate.TensorsData(quantization.CalibrationMethod.MinMax, ranges),
-        nodes_to_quantize=list(nodes),
-        nodes_to_exclude=[],
-        op_types_to_quantize=list(operators),
-        extra_options={
-            "ActivationSymmetric": True,
-            "WeightSymmetric": True,
-            "QuantizeBias": False,
-            "AddQDQPairToWeight": True,
-            "OpTypesToExcludeOutputQuantization": list(operators),
-        },
-    )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    result = quantizer.model.model
-    del result.metadata_props[:]
-    result.metadata_props.extend(model.metadata_props)
-    return result
-
-
-def store(model: onnx.ModelProto, precision: str) -> None:
-    """Store each weight in 8 bits, so that only its DequantizeLinear stays, in place; pairs of int8 become float8."""
-    graph = model.graph
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
-    if precision == "fp8":
-        for scale, zero in {(node.input[1], node.input[2]) for node in quantizers}:
-            _to_float8(tensors[scale], tensors[zero])
-    weights = [node for node in quantizers if node.input[0] in tensors]
-    for node in weights:
-        graph.initializer.append(_stored(node, tensors))
-    remove_nodes(model, weights)
-
-
-def insert_by_modelopt(
-    model: onnx.ModelProto, thresholds: Mapping[str, float], nodes: Sequence[str], precision: str
-) -> onnx.ModelProto:
-    """Let NVIDIA's Model Optimizer place the pairs, in a child process, and write our scales into them.
-
-    Args:
-        model: a float32 network.
-        thresholds: the magnitude that becomes the largest 8-bit number, by tensor.
-        nodes: which it may quantise, by name.
-        precision: `"int8"` or `"fp8"`.
-    Returns:
-        Another network, weights stored in 8 bits.
-    Raises:
-        BackendUnavailableError: nvidia-modelopt is not installed.
-        ExportError: it failed.
-    """
-    if importlib.util.find_spec("modelopt") is None:  # its import takes seconds; the child has it
-        raise BackendUnavailableError(
-            "modelopt is not installed; in the project's folder run: pip install -e '.[modelopt]'"
-        )
-    random = np.random.default_rng(0)
-    with temporary_folder() as folder, Child(MODELOPT_CHILD) as child:
-        source, result, data = (folder / name for name in ("model.onnx", "quantised.onnx", "data.npz"))
-        onnx.save(model, source)
-        # it insists on data to calibrate with; its scales are replaced by ours
-        np.savez(data, allow_pickle=False, **{spec.name: random_array(spec, random) for spec in check(source).inputs})
-        paths = {"onnx": str(source), "data": str(data), "result": str(result)}
-        child.run({**paths, "precision": precision, "nodes": list(nodes)})
-        quantised = onnx.load(result)
-    _write_scales(quantised, thresholds, precision)
-    return quantised
-
-
-def _write_scales(model: onnx.ModelProto, thresholds: Mapping[str, float], precision: str) -> None:
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type != "QuantizeLinear" or node.input[0] in tensors:
-            continue
-        if node.input[0] not in thresholds:
-            raise ModelError(
-                f"nvidia-modelopt quantised {node.input[0]}, which has no scale; use backend='onnxruntime'"
-            )
-        scale = tensors[node.input[1]]
-        value = np.full(tuple(scale.dims), thresholds[node.input[0]] / LARGEST[precision], np.float32)
-        scale.CopyFrom(numpy_helper.from_array(value, scale.name))
-
-
-def _to_float8(scale: onnx.TensorProto, zero: onnx.TensorProto) -> None:
-    """Turn an int8 scale and its zero point into those of float8, in place."""
-    array = numpy_helper.to_array(scale) * np.float32(LARGEST["int8"] / LARGEST["fp8"])
-    scale.CopyFrom(numpy_helper.from_array(array, scale.name))
-    data = bytes(array.size)  # float8's 0 is a byte of zeros
-    zero.CopyFrom(onnx.TensorProto(name=zero.name, dims=zero.dims, data_type=TYPES["fp8"], raw_data=data))
-
-
-def _stored(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -> onnx.TensorProto:
-    """Compute what a QuantizeLinear makes of a weight, under the name of its output."""
-    weight, scale = (numpy_helper.to_array(tensors[name]) for name in node.input[:2])
-    kind = tensors[node.input[2]].data_type
-    shape = [1] * weight.ndim
-    if scale.ndim:
-        shape[attribute(node, "axis", 1)] = scale.size
-    steps = weight / scale.reshape(shape)
-    precision = "int8" if kind == TYPES["int8"] else "fp8"
-    steps = np.rint(steps) if precision == "int8" else steps
-    numbers = np.clip(steps, -LARGEST[precision], LARGEST[precision])
-    data = numbers.astype(onnx.helper.tensor_dtype_to_np_dtype(kind)).tobytes()
-    return onnx.TensorProto(name=node.output[0], dims=weight.shape, data_type=kind, raw_data=data)
-
-
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-OPERATORS = (*WEIGHTED, "Add")
+WEIGHTED = OPERATORS[:4]
 DEFAULTS = {"int8": WEIGHTED, "fp8": ("Conv", "Gemm", "MatMul")}
 """What is quantised where nothing else is asked for: the operators that take nearly all of the time. NVIDIA's Model
 Optimizer quantises no ConvTranspose to float8 either."""
@@ -256,7 +123,8 @@ def _quantize(
     else:
         result = insert_pairs(network, thresholds, nodes, operators)
         store(result, precision)
-    left_out = _left_out(result, nodes)
+    pairs = {name for node in result.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    left_out = [node for node in result.graph.node if node.name in nodes and not pairs & set(node.input)]
     if len(left_out) == len(nodes):
         raise ModelError(
             f"{backend} put no Q/DQ pair into {Path(source).name}; leave it in float16 or use another backend"
@@ -291,7 +159,7 @@ def _choose(
     network: onnx.ModelProto, thresholds: dict[str, float], operators: Sequence[str], exclude: Collection[str]
 ) -> tuple[list[str], Kept]:
     """Split the nodes of the operators into what is quantised and what is kept."""
-    _name_nodes(network)
+    name_nodes(network)  # the quantisers choose nodes by name
     weights = {tensor.name for tensor in network.graph.initializer}
     nodes, kept, unknown = [], [], set(exclude)
     for node in network.graph.node:
@@ -313,14 +181,6 @@ def _choose(
     return nodes, kept + [(node.name or node.output[0], node.op_type, "inside a branch or a loop") for node in inner]
 
 
-def _name_nodes(network: onnx.ModelProto) -> None:
-    """Name each node without a name after what it writes: the quantisers choose nodes by name."""
-    taken, fresh = {node.name for node in network.graph.node}, namer(network)
-    for node in network.graph.node:
-        if not node.name:
-            node.name = fresh(node.output[0]) if node.output[0] in taken else node.output[0]
-
-
 def _obstacle(node: onnx.NodeProto, thresholds: dict[str, float], weights: Collection[str]) -> str:
     """Why a node cannot be quantised; empty where it can."""
     activations = [name for name in node.input[:2] if name not in weights]
@@ -335,7 +195,111 @@ def _obstacle(node: onnx.NodeProto, thresholds: dict[str, float], weights: Colle
     return ""
 
 
-def _left_out(network: onnx.ModelProto, nodes: Collection[str]) -> list[onnx.NodeProto]:
-    """Which of the nodes read nothing from a DequantizeLinear."""
-    pairs = {name for node in network.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    return [node for node in network.graph.node if node.name in nodes and not pairs & set(node.input)]
+def insert_pairs(
+    model: onnx.ModelProto, thresholds: Mapping[str, float], nodes: Sequence[str], operators: Sequence[str]
+) -> onnx.ModelProto:
+    """Let ONNX Runtime's quantiser put int8 pairs before the nodes, and before their weights, which stay float32.
+
+    `thresholds` are the magnitudes that become 127. Outputs get no pair of their own: what follows (bias, ReLU,
+    addition) then stays fused with the node.
+    """
+    quantization = require_backend("onnxruntime.quantization", "dev")
+    calibrate = require_backend("onnxruntime.quantization.calibrate", "dev")
+    quantizers = require_backend("onnxruntime.quantization.qdq_quantizer", "dev")
+    ends = {name: np.float32(end) for name, end in thresholds.items()}
+    ranges = {name: calibrate.TensorData(lowest=-end, highest=end) for name, end in ends.items()}
+    quantizer = quantizers.QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=quantization.QuantType.QInt8,
+        activation_qType=quantization.QuantType.QInt8,
+        tensors_range=calibrate.TensorsData(quantization.CalibrationMethod.MinMax, ranges),
+        nodes_to_quantize=list(nodes),
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(operators),
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "AddQDQPairToWeight": True,
+            "OpTypesToExcludeOutputQuantization": list(operators),
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    result = quantizer.model.model
+    del result.metadata_props[:]
+    result.metadata_props.extend(model.metadata_props)
+    return result
+
+
+def store(model: onnx.ModelProto, precision: str) -> None:
+    """Store each weight in 8 bits, so that only its DequantizeLinear stays, in place; pairs of int8 become float8."""
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    if precision == "fp8":
+        for scale, zero in {(node.input[1], node.input[2]) for node in quantizers}:
+            _to_float8(tensors[scale], tensors[zero])
+    weights = [node for node in quantizers if node.input[0] in tensors]
+    for node in weights:
+        graph.initializer.append(_stored(node, tensors))
+    remove_nodes(model, weights)
+
+
+def insert_by_modelopt(
+    model: onnx.ModelProto, thresholds: Mapping[str, float], nodes: Sequence[str], precision: str
+) -> onnx.ModelProto:
+    """Let NVIDIA's Model Optimizer place the pairs, in a child process, and write our scales into them."""
+    if importlib.util.find_spec("modelopt") is None:  # its import takes seconds; the child has it
+        raise BackendUnavailableError(
+            "modelopt is not installed; in the project's folder run: pip install -e '.[modelopt]'"
+        )
+    random = np.random.default_rng(0)
+    with temporary_folder() as folder, Child(MODELOPT_CHILD) as child:
+        source, result, data = (folder / name for name in ("model.onnx", "quantised.onnx", "data.npz"))
+        onnx.save(model, source)
+        # it insists on data to calibrate with; its scales are replaced by ours
+        np.savez(data, allow_pickle=False, **{spec.name: random_array(spec, random) for spec in check(source).inputs})
+        paths = {"onnx": str(source), "data": str(data), "result": str(result)}
+        child.run({**paths, "precision": precision, "nodes": list(nodes)})
+        quantised = onnx.load(result)
+    _write_scales(quantised, thresholds, precision)
+    return quantised
+
+
+def _write_scales(model: onnx.ModelProto, thresholds: Mapping[str, float], precision: str) -> None:
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "QuantizeLinear" or node.input[0] in tensors:
+            continue
+        if node.input[0] not in thresholds:
+            raise ModelError(
+                f"nvidia-modelopt quantised {node.input[0]}, which has no scale; use backend='onnxruntime'"
+            )
+        scale = tensors[node.input[1]]
+        value = np.full(tuple(scale.dims), thresholds[node.input[0]] / LARGEST[precision], np.float32)
+        scale.CopyFrom(numpy_helper.from_array(value, scale.name))
+
+
+def _to_float8(scale: onnx.TensorProto, zero: onnx.TensorProto) -> None:
+    """Turn an int8 scale and its zero point into those of float8, in place."""
+    array = numpy_helper.to_array(scale) * np.float32(LARGEST["int8"] / LARGEST["fp8"])
+    scale.CopyFrom(numpy_helper.from_array(array, scale.name))
+    data = bytes(array.size)  # float8's 0 is a byte of zeros
+    zero.CopyFrom(onnx.TensorProto(name=zero.name, dims=zero.dims, data_type=TYPES["fp8"], raw_data=data))
+
+
+def _stored(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -> onnx.TensorProto:
+    """Compute what a QuantizeLinear makes of a weight, under the name of its output."""
+    weight, scale = (numpy_helper.to_array(tensors[name]) for name in node.input[:2])
+    kind, shape = tensors[node.input[2]].data_type, [1] * weight.ndim
+    if scale.ndim:
+        shape[attribute(node, "axis", 1)] = scale.size
+    steps, largest = weight / scale.reshape(shape), LARGEST["fp8"]
+    if kind == TYPES["int8"]:
+        steps, largest = np.rint(steps), LARGEST["int8"]
+    numbers = np.clip(steps, -largest, largest)
+    data = numbers.astype(onnx.helper.tensor_dtype_to_np_dtype(kind)).tobytes()
+    return onnx.TensorProto(name=node.output[0], dims=weight.shape, data_type=kind, raw_data=data)
