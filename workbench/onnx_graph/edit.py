@@ -42,6 +42,11 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from graphs(inner)
 
 
+def all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes of a graph and of the graphs inside them."""
+    return [node for part in graphs(graph) for node in part.node]
+
+
 def opset(model: onnx.ModelProto) -> int:
     """The version of ONNX's own operators that a model uses; 0 where it names none."""
     return next((entry.version for entry in model.opset_import if entry.domain in STANDARD), 0)
@@ -86,7 +91,7 @@ def namer(network: onnx.ModelProto) -> Namer:
 
 def name_nodes(model: onnx.ModelProto) -> None:
     """Name each node without a name after what it writes."""
-    nodes, fresh = [node for graph in graphs(model.graph) for node in graph.node], namer(model)
+    nodes, fresh = all_nodes(model.graph), namer(model)
     taken = {node.name for node in nodes}
     for node in nodes:
         if not node.name and any(node.output):

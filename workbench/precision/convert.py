@@ -2,14 +2,13 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
-import onnx
 from onnx import TensorProto
 
 from workbench.core.errors import InputError
-from workbench.onnx_graph.edit import attribute, graphs, inner_graphs
+from workbench.onnx_graph import edit
 from workbench.onnx_graph.file import check, read
 from workbench.pictures.feeds import make_feeds
 from workbench.precision.calibration import Calibration, calibrate
@@ -101,12 +100,12 @@ def read_precision(path: PathLike) -> str:
         ModelError: it is not an ONNX file.
     """
     model = read(path)
-    nodes, types = list(_nodes(model.graph)), {tensor.name: tensor.data_type for tensor in stored(model)}
+    nodes, types = edit.all_nodes(model.graph), {tensor.name: tensor.data_type for tensor in stored(model)}
     pairs = [node for node in nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     if pairs:
         return "fp8" if any(types.get(name) in _FLOAT8 for node in pairs for name in node.input) else "int8"
     found = [*types.values(), *(value.type.tensor_type.elem_type for value in model.graph.input)]
-    found += [attribute(node, "to") for node in nodes if node.op_type == "Cast"]
+    found += [edit.attribute(node, "to") for node in nodes if node.op_type == "Cast"]
     return next((HALVES[kind].precision for kind in found if kind in HALVES), "fp32")
 
 
@@ -120,8 +119,8 @@ def find_nodes(path: PathLike, words: Iterable[str]) -> tuple[tuple[str, str, st
         Name (of its first output for a node without one), operator and reason of each, as in `PrecisionReport.kept`.
     """
     wanted = set(words)
-    chosen = [node for node in _nodes(read(path).graph) if wanted & {node.name, node.op_type, *node.output}]
-    nodes = [*chosen, *(inner for node in chosen for body in inner_graphs(node) for inner in _nodes(body))]
+    chosen = [node for node in edit.all_nodes(read(path).graph) if wanted & {node.name, node.op_type, *node.output}]
+    nodes = [*chosen, *(inner for node in chosen for body in edit.inner_graphs(node) for inner in edit.all_nodes(body))]
     names = {node.name or next(filter(None, node.output), ""): node.op_type for node in nodes}
     return tuple((name, operator, "you keep it") for name, operator in names.items())
 
@@ -139,8 +138,3 @@ def _quantize(path: PathLike, out: PathLike, spec: PrecisionSpec) -> PrecisionRe
     others = (entry for entry in find_nodes(out, left_out) if entry[1] in left_out and entry[0] not in names)
     why = f"{spec.precision} leaves this operator out"
     return replace(report, kept=(*report.kept, *((name, operator, why) for name, operator, _ in others)))
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node of a graph and of the bodies in it."""
-    return (node for part in graphs(graph) for node in part.node)

@@ -3,30 +3,17 @@
 import contextlib
 import os
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
 import onnx
 from onnx import inliner, version_converter
 
 from workbench.core.errors import ExportError, InputError, ModelError, first_line
-from workbench.onnx_graph.edit import (
-    constants,
-    graphs,
-    inferred_values,
-    light_copy,
-    name_nodes,
-    namer,
-    opset,
-    tidy,
-    weight_bytes,
-)
+from workbench.onnx_graph import edit
 from workbench.onnx_graph.file import check, write
 from workbench.onnx_graph.fold import fold_constants
 from workbench.precision.half_graph import BFLOAT16, FLOAT16, HALVES, GraphConverter, Half, Rules
+from workbench.precision.ranges import Ranges
 from workbench.precision.spec import PrecisionReport
-
-if TYPE_CHECKING:
-    from workbench.precision.ranges import Ranges
 
 BFLOAT16_OPSET = 22
 """The first opset in which convolutions and pooling take bfloat16."""
@@ -36,7 +23,7 @@ _QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 
 
 def to_fp16(
-    source: PathLike, out: PathLike, *, ranges: "Ranges | None" = None, keep: Collection[str] = ()
+    source: PathLike, out: PathLike, *, ranges: Ranges | None = None, keep: Collection[str] = ()
 ) -> PrecisionReport:
     """Write a network whose layers compute in float16; its inputs and outputs keep their types.
 
@@ -63,7 +50,7 @@ def to_fp16(
 
 
 def to_bf16(
-    source: PathLike, out: PathLike, *, ranges: "Ranges | None" = None, keep: Collection[str] = ()
+    source: PathLike, out: PathLike, *, ranges: Ranges | None = None, keep: Collection[str] = ()
 ) -> PrecisionReport:
     """Write a network whose layers compute in bfloat16: the span of float32, but 8 bits of mantissa for its 24.
 
@@ -74,49 +61,48 @@ def to_bf16(
 
 
 def _convert(
-    source: PathLike, out: PathLike, half: Half, ranges: "Ranges | None", keep: Collection[str]
+    source: PathLike, out: PathLike, half: Half, ranges: Ranges | None, keep: Collection[str]
 ) -> PrecisionReport:
     check(source)
     model = onnx.load(os.fspath(source))
     _refuse_converted(source, model)
     if ranges is not None:
         ranges.check(source)
-    before = weight_bytes(stored(model))
+    before = edit.weight_bytes(stored(model))
     model = _prepare(source, model, half)
     overflows = {} if ranges is None else ranges.overflows(half.name)
     valid = _types_problem(model) == ""
-    rules = Rules(half, opset(model), overflows, _known_names(model, keep))
-    converter = GraphConverter(model.graph, rules, inferred_values(model), namer(model))
-    converter.convert()
+    rules = Rules(half, edit.opset(model), overflows, _known_names(model, keep))
+    GraphConverter(model.graph, rules, edit.inferred_values(model), edit.namer(model)).convert()
     if not rules.converted:
         kept = "; ".join(dict.fromkeys(reason for *_, reason in rules.kept))
         raise InputError(
             f"{source} has no node that can be converted to {half.name}{f' ({kept})' if kept else ''}; build it as fp32"
         )
-    tidy(model)
+    edit.tidy(model)
     if valid and (problem := _types_problem(model)):
         raise ExportError(f"{source} became a network of inconsistent types ({problem}); name that node in keep")
     write(model, out)
-    return PrecisionReport(half.precision, rules.converted, tuple(rules.kept), 0, before, weight_bytes(stored(model)))
+    return PrecisionReport(
+        half.precision, rules.converted, tuple(rules.kept), 0, before, edit.weight_bytes(stored(model))
+    )
 
 
 def stored(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """The weights and constants of a network, those in the graphs inside its nodes too."""
-    for graph in graphs(model.graph):
-        yield from ({tensor.name: tensor for tensor in graph.initializer} | constants(graph)).values()
+    for graph in edit.graphs(model.graph):
+        yield from ({tensor.name: tensor for tensor in graph.initializer} | edit.constants(graph)).values()
 
 
 def _refuse_converted(source: PathLike, model: onnx.ModelProto) -> None:
     """Refuse a network in which somebody has chosen precisions before."""
-    nodes = [node for graph in graphs(model.graph) for node in graph.node]
-    quantized = [node for node in nodes if node.op_type in _QUANTIZED]
+    quantized = [node for node in edit.all_nodes(model.graph) if node.op_type in _QUANTIZED]
     if quantized:
         raise InputError(
             f"{source} is already quantised ({len(quantized)} Q/DQ nodes), expected a float32 network; "
             "convert the file it was made from"
         )
-    name = holds_half(model)
-    if name:
+    if name := holds_half(model):
         raise InputError(
             f"{source} already holds {name} tensors, expected a float32 network; build it as it is, or convert "
             "the file it was made from"
@@ -125,7 +111,7 @@ def _refuse_converted(source: PathLike, model: onnx.ModelProto) -> None:
 
 def holds_half(model: onnx.ModelProto) -> str:
     """The half float that some tensor of a network has; empty where none has."""
-    kinds = {value.elem_type for value in inferred_values(model).values()}
+    kinds = {value.elem_type for value in edit.inferred_values(model).values()}
     kinds |= {tensor.data_type for tensor in stored(model)}
     return next((half.name for kind, half in HALVES.items() if kind in kinds), "")
 
@@ -143,19 +129,19 @@ def _prepare(source: PathLike, model: onnx.ModelProto, half: Half) -> onnx.Model
         if model.graph.input[index].name in weights:  # old exporters let a feed replace them
             del model.graph.input[index]
     model.ir_version = max(model.ir_version, 4)  # before, every weight had to be an input
-    name_nodes(model)
+    edit.name_nodes(model)
     return model
 
 
 def raise_opset(source: PathLike, model: onnx.ModelProto, lowest: int, precision: str) -> onnx.ModelProto:
     """Bring a network to the opset that a precision needs, where its own is lower; an ExportError where ONNX cannot."""
-    if opset(model) >= lowest:
+    if edit.opset(model) >= lowest:
         return model
     try:
         return version_converter.convert_version(model, lowest)
     except Exception as error:  # the converter raises what its C++ raises
         raise ExportError(
-            f"{source} has opset {opset(model)} and cannot be brought to {lowest}, which {precision} needs "
+            f"{source} has opset {edit.opset(model)} and cannot be brought to {lowest}, which {precision} needs "
             f"({first_line(error)}); export it with opset {lowest}"
         ) from error
 
@@ -163,7 +149,7 @@ def raise_opset(source: PathLike, model: onnx.ModelProto, lowest: int, precision
 def _known_names(model: onnx.ModelProto, keep: Collection[str]) -> frozenset[str]:
     if isinstance(keep, str):
         raise InputError(f"got keep={keep!r}, expected a list of names, such as [{keep!r}]")
-    nodes = [node for graph in graphs(model.graph) for node in graph.node]
+    nodes = edit.all_nodes(model.graph)
     known = {name for node in nodes for name in (node.name, node.op_type, *node.output)}
     unknown = [name for name in keep if name not in known]
     if unknown:
@@ -177,7 +163,7 @@ def _known_names(model: onnx.ModelProto, keep: Collection[str]) -> frozenset[str
 def _types_problem(model: onnx.ModelProto) -> str:
     """What ONNX's inference says against the types of a network; empty where it agrees with all of them."""
     try:
-        onnx.shape_inference.infer_shapes(light_copy(model), check_type=True, strict_mode=True)
+        onnx.shape_inference.infer_shapes(edit.light_copy(model), check_type=True, strict_mode=True)
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         return " ".join(str(error).split())
     return ""

@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError
 from workbench.core.packages import require_backend
 from workbench.core.process import Child, temporary_folder
-from workbench.onnx_graph.edit import attribute, graphs, name_nodes, remove_nodes, weight_bytes
+from workbench.onnx_graph.edit import all_nodes, attribute, inner_graphs, name_nodes, remove_nodes, weight_bytes
 from workbench.onnx_graph.file import check, write
 from workbench.pictures.feeds import random_array
 from workbench.precision.calibration import LARGEST, Calibration
@@ -146,7 +146,7 @@ def _check_arguments(operators: Sequence[str] | None, backend: str) -> None:
 
 
 def _refuse(network: onnx.ModelProto, source: Path) -> None:
-    kinds = {node.op_type for graph in graphs(network.graph) for node in graph.node} & set(QUANTISED)
+    kinds = {node.op_type for node in all_nodes(network.graph)} & set(QUANTISED)
     if kinds:
         raise InputError(f"{source.name} is quantised already ({', '.join(sorted(kinds))}); give the float32 network")
     types = Counter(tensor.data_type for tensor in network.graph.initializer)
@@ -177,7 +177,8 @@ def _choose(
             f"got {min(unknown)!r} to exclude, expected the name of a node or an operator; `inspect` of "
             "onnx_graph lists them"
         )
-    inner = [node for graph in list(graphs(network.graph))[1:] for node in graph.node if node.op_type in operators]
+    bodies = (body for node in network.graph.node for body in inner_graphs(node))
+    inner = [node for body in bodies for node in all_nodes(body) if node.op_type in operators]
     return nodes, kept + [(node.name or node.output[0], node.op_type, "inside a branch or a loop") for node in inner]
 
 

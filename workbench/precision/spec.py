@@ -3,15 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench.core.errors import InputError
 from workbench.core.report import Report, Table, count
 from workbench.onnx_graph.cost import amount
-
-if TYPE_CHECKING:
-    from workbench.precision.calibration import Calibration
-    from workbench.precision.ranges import Ranges
+from workbench.precision.calibration import Calibration
+from workbench.precision.ranges import Ranges
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 """What an engine can be asked for. `"fp32"` is float32 without TF32; the others beside `"tf32"` are in the file."""
@@ -73,8 +71,8 @@ class PrecisionSpec:
 
     precision: str
     keep: tuple[str, ...] = ()
-    calibration: "Calibration | None" = field(default=None, repr=False)
-    ranges: "Ranges | None" = field(default=None, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
+    ranges: Ranges | None = field(default=None, repr=False)
 
     @property
     def digest(self) -> str:
