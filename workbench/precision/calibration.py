@@ -173,7 +173,7 @@ def calibrate(
         pictures.add(feed)
         for name, array in sorted(feed.items()):
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         tap = tap or _tap(model, source, feed)
         for name, values in tap.fetch(feed):
             peak = observing.largest_magnitude(values)
