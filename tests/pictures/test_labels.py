@@ -11,7 +11,14 @@ from cityscapesscripts.helpers.labels import id2label
 from PIL import Image
 
 from workbench.core.errors import ImageError, InputError
-from workbench.pictures.cityscapes import CITYSCAPES, class_iou, ids_to_train_ids, mean_iou, train_ids_to_ids
+from workbench.pictures.cityscapes import (
+    CITYSCAPES,
+    class_iou,
+    confusion_matrix,
+    ids_to_train_ids,
+    mean_iou,
+    train_ids_to_ids,
+)
 from workbench.pictures.labels import CityscapesDataset, load_labels, read_folder, street_scenes
 
 NAMES = ("bonn_000000_000019", "bonn_000001_000019", "ulm_000000_000019")
