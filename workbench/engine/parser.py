@@ -18,7 +18,7 @@ from onnx import TensorProto
 from workbench.core.errors import BackendUnavailableError, EngineBuildError
 from workbench.core.report import Cells, count, html_table, text_table
 from workbench.engine.child import known_fix
-from workbench.engine.process import run_parser
+from workbench.engine.process import run_child
 from workbench.engine.tensorrt_api import dtype_name, open_flavour
 from workbench.onnx_graph.edit import STANDARD, attribute, constants, real_inputs
 from workbench.onnx_graph.file import check, read
@@ -210,7 +210,7 @@ def ask_parser(
         return _without_parser(path, model, str(error))
     request = {"onnx_path": str(path.resolve()), "flavour": chosen.name}
     try:
-        facts = run_parser(request, title=f"parse {path.name}", progress=progress, timeout_s=timeout_s)
+        facts = run_child(request, "parser", title=f"parse {path.name}", progress=progress, timeout_s=timeout_s)
     except EngineBuildError as error:
         return ParserAnswer(path, chosen.title, False, problem=str(error))
     return _answer(path, chosen.title, model, facts)
