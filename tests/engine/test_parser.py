@@ -1,5 +1,6 @@
 """What TensorRT's real parser refuses, node by node; the rules for machines without it must not say anything else."""
 
+import json
 import os
 import re
 import time
@@ -373,3 +374,12 @@ def test_the_page_shows_names_as_text(ask):
     page = ask(network([node("Det", "x", "y", "<b>det</b>")]))._repr_html_()
     assert "&lt;b&gt;det&lt;/b&gt;" in page
     assert "<b>det" not in page
+
+
+@pytest.mark.usefixtures("no_parser")
+def test_the_answer_is_a_report(ask):
+    answer = ask(network([node("Det", "x", "y", "det")]))
+    content = json.loads(answer.to_json())
+    assert (answer.status, content["passed"], content["verdict"]) == ("inconclusive", False, answer.verdict)
+    assert [entry["operator"] for entry in content["refused"]] == ["Det"]
+    assert content["path"].endswith(answer.path.name)
