@@ -84,7 +84,7 @@ class ParserAnswer(Report):
     notes: tuple[str, ...] = ()
 
     @property
-    def verdict(self) -> str:  # type: ignore[override]
+    def verdict(self) -> str:
         """One sentence."""
         name = self.path.name
         if self.accepted is None:

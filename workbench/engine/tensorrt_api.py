@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.contract import BACKEND_NAMES
-from workbench.core.driver import Gpu, _first_line, probe_driver, require_gpu
-from workbench.core.errors import BackendUnavailableError, DriverError, InputError
+from workbench.core.driver import Gpu, probe_driver, require_gpu
+from workbench.core.errors import BackendUnavailableError, DriverError, InputError, first_line
 
 if TYPE_CHECKING:
     import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
@@ -214,7 +214,7 @@ def make_runtime(flavour: Flavour, logger: Any) -> "trt.Runtime":
             return runtime
     except (TypeError, RuntimeError) as error:  # pybind's word for a null pointer
         failure = error
-    reason = logger.reasons() or (_first_line(failure) if failure else "")
+    reason = logger.reasons() or (first_line(failure) if failure else "")
     raise DriverError(f"{flavour.title} cannot start on this machine: {reason}; update the driver") from failure
 
 
@@ -257,7 +257,7 @@ def _import_flavour(name: str) -> Flavour:
         except (ImportError, OSError) as error:
             if not isinstance(error, ModuleNotFoundError) or error.name != module_name:
                 raise BackendUnavailableError(
-                    f"{title} is installed, but a library it needs cannot be loaded ({_first_line(error)}); "
+                    f"{title} is installed, but a library it needs cannot be loaded ({first_line(error)}); "
                     f"to install it again, {extra}"
                 ) from error
     raise BackendUnavailableError(f"{title} is not installed; {extra}")
