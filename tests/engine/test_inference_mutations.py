@@ -171,8 +171,9 @@ MUTATIONS = {
     ),
     "ignore that the execution was refused": ("    if not accepted:", "    if False:"),
     "leave work queued after a failure": (
-        "            except BaseException:\n                self._settle()\n                raise",
-        "            except BaseException:\n                raise",
+        "                with suppress(DeviceError):  # no queued copy may touch the pinned areas later\n"
+        "                    self.memory.synchronize(self._stream)\n",
+        "",
     ),
     "record without a run before": ("        if not (self._cuda_graph and warm):", "        if not self._cuda_graph:"),
     "record for every call": ("        if not self._graph:", "        if True:"),

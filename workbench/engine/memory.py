@@ -366,12 +366,11 @@ def tensor_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
 def _import(module: str, package: str, install: str) -> Any:
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise BackendUnavailableError(f"{package} is not installed ({error}); run: {install}") from error
     except (ImportError, OSError) as error:
-        raise BackendUnavailableError(
-            f"{package} is installed, but a library it needs is missing ({error}); run again: {install}"
-        ) from error
+        missing = isinstance(error, ModuleNotFoundError)
+        state = "is not installed" if missing else "is installed, but a library it needs is missing"
+        again = "" if missing else " again"
+        raise BackendUnavailableError(f"{package} {state} ({error}); run{again}: {install}") from error
 
 
 def _size_text(nbytes: int, what: str) -> str:
