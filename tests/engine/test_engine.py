@@ -1154,15 +1154,21 @@ def test_the_equivalent_commands_are_lines_a_shell_takes(plan, tmp_path):
     assert "--strongly-typed" in words
 
 
-def test_the_trtexec_line_of_the_full_tensorrt_is_strongly_typed():
-    line = commands.trtexec_command("m.onnx", "m.plan", {}, workspace_bytes=1 << 30)
+def test_the_trtexec_line_of_the_full_tensorrt_is_strongly_typed(plan):
+    manifest = replace(plan.manifest, flavour="tensorrt", profiles=({},), options={"workspace_bytes": 1 << 30})
+    line = commands.trtexec_command(manifest, "m.onnx", "m.plan")
     assert line == (
         "trtexec --onnx=m.onnx --saveEngine=m.plan --stronglyTyped --noTF32 --memPoolSize=workspace:1073741824B "
         "--skipInference"
     )
-    assert "--computeCapabilities=89,120" in commands.trtexec_command(
-        "m.onnx", "m.plan", {}, flavour="tensorrt_rtx", targets=["sm89", "sm120"]
-    )
+    manifest = replace(manifest, flavour="tensorrt_rtx", targets=("sm89", "sm120"))
+    assert "--computeCapabilities=89,120" in commands.trtexec_command(manifest, "m.onnx", "m.plan")
+
+
+def test_the_shapes_of_a_profile_follow_each_other_in_the_trtexec_line(plan):
+    manifest = replace(plan.manifest, profiles=({"x": ((1, 3), (4, 3), (8, 3))},))
+    words = commands.trtexec_command(manifest, "m.onnx", "m.plan").split()
+    assert words[4:7] == ["--minShapes=x:1x3", "--optShapes=x:4x3", "--maxShapes=x:8x3"]
 
 
 def test_a_plan_for_the_lean_runtime_is_built_again_by_the_full_tensorrt(plan):

@@ -23,6 +23,7 @@ from workbench.engine.layer_types import types_text
 from workbench.engine.plan import (
     DEFAULT_BATCH,
     MAX_RANK,
+    PathLike,
     Plan,
     PlanManifest,
     Profile,
@@ -39,7 +40,6 @@ from workbench.precision.spec import Wanted, check_wanted
 if TYPE_CHECKING:
     from workbench.precision.calibration import Calibration
 
-PathLike = str | os.PathLike[str]
 _MINIMUM_WORKSPACE = 1 << 20
 _SHOWN = 4
 
@@ -214,16 +214,13 @@ def _check_model(job: _Job) -> Profile:
     """Check the file and its inputs; return the whole profile."""
     summary = check(job.path)
     for spec in (*summary.inputs, *summary.outputs):
+        what = f"{spec.name!r} of {job.path}"
         if spec.dtype == "object":
-            raise ModelError(f"{spec.name!r} of {job.path} holds text; TensorRT takes numbers only: convert it outside")
+            raise ModelError(f"{what} holds text; TensorRT takes numbers only: convert it outside")
         if spec.dtype in ("float64", "complex64", "complex128"):
-            raise ModelError(
-                f"{spec.name!r} of {job.path} is {spec.dtype}; TensorRT has no such type: export in float32"
-            )
+            raise ModelError(f"{what} is {spec.dtype}; TensorRT has no such type: export in float32")
         if len(spec.shape) > MAX_RANK:
-            raise ModelError(
-                f"{spec.name!r} of {job.path} has {len(spec.shape)} axes; TensorRT takes {MAX_RANK} at most"
-            )
+            raise ModelError(f"{what} has {len(spec.shape)} axes; TensorRT takes {MAX_RANK} at most")
     return resolve_profile({spec.name: spec for spec in summary.inputs}, job.shape, job.profile)
 
 
@@ -366,10 +363,5 @@ def equivalent_commands(plan: Plan, onnx_path: PathLike, plan_path: PathLike) ->
         onnx_path: the network that was built; where `plan.manifest.converted`, the converted one.
         plan_path: the plan to write.
     """
-    manifest, profile = plan.manifest, plan.manifest.profiles[0]
-    same: dict[str, Any] = {"flavour": manifest.flavour, "tf32": manifest.precision == "tf32"}
-    same["workspace_bytes"] = int(manifest.options["workspace_bytes"])
-    return (
-        trtexec_command(onnx_path, plan_path, profile, targets=manifest.targets, **same),
-        polygraphy_command(onnx_path, plan_path, profile, **same),
-    )
+    of = (plan.manifest, onnx_path, plan_path)
+    return trtexec_command(*of), polygraphy_command(*of)

@@ -27,34 +27,30 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 _MEMORY = re.compile(r"^Total (Activation|Weights) Memory: (\d+) bytes")
 # The part of a message that only tells that this machine has no driver.
 _NO_DRIVER = re.compile(r"\s*\[checkMacros\.cpp::catchCudaError::\d+\].*?\(cudaError 35: [^)]*\)\)")
-# What to do about an error: words that its text must all have, and the help.
-_KNOWN_FIXES: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("Antialiasing",), "TensorRT does not antialias: export the Resize without it"),
-    (("(Resize)", "align_corners"), "TensorRT resizes by half_pixel, pytorch_half_pixel, asymmetric or align_corners"),
-    (("(Resize)",), "convert with workbench convert, which writes Resize in a form TensorRT takes"),
-    (("deconv", "bf16"), "TensorRT has no bfloat16 ConvTranspose: keep that layer in float32 or float16"),
-    (("(Transpose)", "UInt8"), "TensorRT transposes no uint8: put the Cast to float before the Transpose"),
-    (("UInt8",), "TensorRT computes nothing in uint8: Cast right after the input, and to uint8 only at the output"),
-    (("Dims::MAX_DIMS",), "TensorRT takes 8 axes at most: merge some with a Reshape"),
-    (("convertOnnxDims",), "TensorRT takes 8 axes at most: merge some with a Reshape"),
-    (("raining",), "export the network for inference: model.eval() in PyTorch, training=False in Keras"),
-    (("(MaxPool)", "outputs"), "TensorRT gives no indices of a MaxPool: export it without them"),
-    (("(MaxPool)", "dilations"), "TensorRT pools without dilation only: replace the layer"),
-    (("zero point",), "quantize symmetrically: int8 with zero points of 0"),
-    (("(NonZero)",), "the size of its result depends on values: choose elements with Where or TopK instead"),
-    (("Sequence)",), "TensorRT has no lists of tensors: use Split and Concat instead"),
-    (("(SequenceAt)",), "TensorRT has no lists of tensors: use Split and Concat instead"),
-    (("(SequenceConstruct)",), "TensorRT has no lists of tensors: use Split and Concat instead"),
-    (("Integer)",), "quantize with pairs of QuantizeLinear and DequantizeLinear instead"),
-    (("(DynamicQuantizeLinear)",), "quantize with pairs of QuantizeLinear and DequantizeLinear instead"),
-    (("input was not registered",), "give the Loop all its inputs, its condition too"),
-    (("Plugin not found",), "TensorRT does not know this operator: replace the layer, or write it as a plugin"),
-    (("plugin registry",), "this TensorRT does not have this operator: replace the layer, or write it as a plugin"),
-    (("convertDtype",), "TensorRT has no text, float64 or complex tensors: convert them outside the network"),
-    (("UNSUPPORTED_NODE",), "TensorRT does not support this operator so: replace the layer, or write it as a plugin"),
-    (("libnvinfer_lean",), "this flavour builds no version-compatible plans: leave that option out"),
-    (("OutOfMemory",), "allow more memory with workspace_bytes (--workspace-mib), or make the largest batch smaller"),
-    (("no optimization profile",), "an input is used as a shape: make it a constant of the network"),
+# What to do about an error: what is found in its text, and the help; the first that is found.
+_KNOWN_FIXES = (
+    (r"Antialiasing", "TensorRT does not antialias: export the Resize without it"),
+    (r"\(Resize\).*align_corners", "TensorRT resizes by half_pixel, pytorch_half_pixel, asymmetric or align_corners"),
+    (r"\(Resize\)", "convert with workbench convert, which writes Resize in a form TensorRT takes"),
+    (r"deconv.*bf16|bf16.*deconv", "TensorRT has no bfloat16 ConvTranspose: keep that layer in float32 or float16"),
+    (r"\(Transpose\).*UInt8", "TensorRT transposes no uint8: put the Cast to float before the Transpose"),
+    (r"UInt8", "TensorRT computes nothing in uint8: Cast right after the input, and to uint8 only at the output"),
+    (r"Dims::MAX_DIMS|convertOnnxDims", "TensorRT takes 8 axes at most: merge some with a Reshape"),
+    (r"raining", "export the network for inference: model.eval() in PyTorch, training=False in Keras"),
+    (r"\(MaxPool\).*outputs", "TensorRT gives no indices of a MaxPool: export it without them"),
+    (r"\(MaxPool\).*dilations", "TensorRT pools without dilation only: replace the layer"),
+    (r"zero point", "quantize symmetrically: int8 with zero points of 0"),
+    (r"\(NonZero\)", "the size of its result depends on values: choose elements with Where or TopK instead"),
+    (r"Sequence\)|\(Sequence(At|Construct)\)", "TensorRT has no lists of tensors: use Split and Concat instead"),
+    (r"Integer\)|\(DynamicQuantizeLinear\)", "quantize with pairs of QuantizeLinear and DequantizeLinear instead"),
+    (r"input was not registered", "give the Loop all its inputs, its condition too"),
+    (r"Plugin not found", "TensorRT does not know this operator: replace the layer, or write it as a plugin"),
+    (r"plugin registry", "this TensorRT does not have this operator: replace the layer, or write it as a plugin"),
+    (r"convertDtype", "TensorRT has no text, float64 or complex tensors: convert them outside the network"),
+    (r"UNSUPPORTED_NODE", "TensorRT does not support this operator so: replace the layer, or write it as a plugin"),
+    (r"libnvinfer_lean", "this flavour builds no version-compatible plans: leave that option out"),
+    (r"OutOfMemory", "allow more memory with workspace_bytes (--workspace-mib), or make the largest batch smaller"),
+    (r"no optimization profile", "an input is used as a shape: make it a constant of the network"),
 )
 
 
@@ -236,7 +232,7 @@ def with_fix(text: str) -> str:
 
 def known_fix(text: str) -> str:
     """What to do about an error; an empty text where that is not known."""
-    return next((fix for words, fix in _KNOWN_FIXES if all(word in text for word in words)), "")
+    return next((fix for found, fix in _KNOWN_FIXES if re.search(found, text, re.DOTALL)), "")
 
 
 def without_noise(text: str) -> str:

@@ -2,60 +2,40 @@
 
 import os
 import shlex
-from collections.abc import Sequence
 
-from workbench.engine.plan import ROLES, PlanManifest, Profile, shape_text
+from workbench.engine.plan import ROLES, PathLike, PlanManifest, shape_text
 
 # Room for the demonstration network, eight pictures of 512 x 1024 at once.
 DEFAULT_WORKSPACE = 1 << 30
 
 
-def trtexec_command(
-    onnx_path: str | os.PathLike[str],
-    plan_path: str | os.PathLike[str],
-    profile: Profile,
-    *,
-    workspace_bytes: int = DEFAULT_WORKSPACE,
-    targets: Sequence[str] = (),
-    flavour: str = "tensorrt",
-    tf32: bool = False,
-) -> str:
-    """Return the line for NVIDIA's tool: `trtexec`, or `tensorrt_rtx` for RTX.
-
-    >>> trtexec_command("m.onnx", "m.plan", {"x": ((1, 3), (4, 3), (8, 3))}).split()[5:8]
-    ['--minShapes=x:1x3', '--optShapes=x:4x3', '--maxShapes=x:8x3']
-    """
-    rtx = flavour == "tensorrt_rtx"  # always strongly typed, so its tool has no such option
+def trtexec_command(manifest: PlanManifest, onnx_path: PathLike, plan_path: PathLike) -> str:
+    """Return the line for NVIDIA's tool, which builds what a manifest tells: `trtexec`, or `tensorrt_rtx` for RTX."""
+    rtx = manifest.flavour == "tensorrt_rtx"  # always strongly typed, so its tool has no such option
     words = ["tensorrt_rtx" if rtx else "trtexec", f"--onnx={os.fspath(onnx_path)}"]
     words += [f"--saveEngine={os.fspath(plan_path)}", *([] if rtx else ["--stronglyTyped"])]
-    words += [] if tf32 else ["--noTF32"]
+    words += [] if manifest.precision == "tf32" else ["--noTF32"]
+    profile = manifest.profiles[0]
     for index, role in enumerate(ROLES if profile else ()):
         shapes = ",".join(f"{name}:{shape_text(shapes[index])}" for name, shapes in profile.items())
         words.append(f"--{role}Shapes={shapes}")
-    words.append(f"--memPoolSize=workspace:{workspace_bytes}B")
-    if targets:
-        words.append(f"--computeCapabilities={','.join(target.removeprefix('sm') for target in targets)}")
+    words.append(f"--memPoolSize=workspace:{_workspace(manifest)}B")
+    if manifest.targets:
+        words.append(f"--computeCapabilities={','.join(target.removeprefix('sm') for target in manifest.targets)}")
     return shlex.join([*words, "--skipInference"])
 
 
-def polygraphy_command(
-    onnx_path: str | os.PathLike[str],
-    plan_path: str | os.PathLike[str],
-    profile: Profile,
-    *,
-    workspace_bytes: int = DEFAULT_WORKSPACE,
-    flavour: str = "tensorrt",
-    tf32: bool = False,
-) -> str:
+def polygraphy_command(manifest: PlanManifest, onnx_path: PathLike, plan_path: PathLike) -> str:
     """Return the line for Polygraphy, which has no targets, and takes RTX from a variable in front.
 
     Polygraphy 0.53.6 clears TF32 for the full TensorRT unless asked for it, but leaves it on for RTX and has no option
     against that: there NVIDIA's own variable forbids it, and has to be set when the plan runs, too.
     """
-    rtx = flavour == "tensorrt_rtx"
+    rtx, tf32 = manifest.flavour == "tensorrt_rtx", manifest.precision == "tf32"
     words = ["polygraphy", "convert", os.fspath(onnx_path), "--convert-to", "trt", "-o", os.fspath(plan_path)]
     words += ["--strongly-typed", *(["--tf32"] if tf32 and not rtx else [])]
-    words += ["--pool-limit", f"workspace:{workspace_bytes}"]
+    words += ["--pool-limit", f"workspace:{_workspace(manifest)}"]
+    profile = manifest.profiles[0]
     for index, role in enumerate(ROLES if profile else ()):
         shapes = (f"{name}:[{shape_text(of[index], ',')}]" for name, of in profile.items())
         words += [f"--trt-{role}-shapes", *shapes]
@@ -63,7 +43,7 @@ def polygraphy_command(
     return " ".join([*variables, shlex.join(words)])
 
 
-def build_command(manifest: PlanManifest, plan_path: str | os.PathLike[str], *, flavour: str = "") -> str:
+def build_command(manifest: PlanManifest, plan_path: PathLike, *, flavour: str = "") -> str:
     """Return the `workbench build` line that makes a plan again.
 
     Where the conversion used measured ranges, their file or the pictures are named by a word in capitals.
@@ -89,5 +69,9 @@ def build_command(manifest: PlanManifest, plan_path: str | os.PathLike[str], *, 
         words += ["--targets", *manifest.targets]
     if manifest.version_compatible or manifest.flavour == "tensorrt_lean":
         words.append("--version-compatible")
-    workspace = int(manifest.options.get("workspace_bytes", DEFAULT_WORKSPACE))
+    workspace = _workspace(manifest)
     return shlex.join([*words, *([] if workspace == DEFAULT_WORKSPACE else ["--workspace-mib", str(workspace >> 20)])])
+
+
+def _workspace(manifest: PlanManifest) -> int:
+    return int(manifest.options.get("workspace_bytes", DEFAULT_WORKSPACE))

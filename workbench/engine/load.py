@@ -1,7 +1,6 @@
 """Load an engine where it may be loaded: its manifest is compared with this machine before the plan is read."""
 
 import hashlib
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from workbench.core.contract import TensorSpec
 from workbench.core.driver import Gpu, require_gpu
 from workbench.core.errors import BackendUnavailableError, EngineLoadError, InputError
 from workbench.engine.commands import build_command
-from workbench.engine.plan import RTX_MAGIC, PlanManifest, manifest_path
+from workbench.engine.plan import RTX_MAGIC, PathLike, PlanManifest, manifest_path
 from workbench.engine.tensorrt_api import (
     CollectingLogger,
     Flavour,
@@ -103,7 +102,7 @@ class Engine:
         return f"<{self.flavour.title} engine: {takes} -> {gives}{' (closed)' if self._cuda_engine is None else ''}>"
 
 
-def load_engine(path: str | os.PathLike[str], *, allow_host_code: bool = False) -> Engine:
+def load_engine(path: PathLike, *, allow_host_code: bool = False) -> Engine:
     """Load a plan, after comparing its manifest with this machine.
 
     A plan is code: load only what you or people you trust have built.

@@ -33,16 +33,13 @@ class DeviceMemory(ABC):
 
     Attributes:
         name: `"cuda-python"` or `"pycuda"`.
+        device_name: the GPU's name, as people know it.
         can_capture: whether it offers CUDA graphs.
     """
 
     name: str
+    device_name: str
     can_capture = False
-
-    @property
-    @abstractmethod
-    def device_name(self) -> str:
-        """The GPU's name, as people know it."""
 
     @abstractmethod
     def active(self) -> AbstractContextManager[None]:
@@ -149,10 +146,7 @@ class _CudaPythonMemory(DeviceMemory):
         self._cuda = _import("cuda.bindings.runtime", "cuda-python", "pip install cuda-python")
         require_gpu()
         self._device = self._call("cudaGetDevice")
-
-    @property
-    def device_name(self) -> str:
-        return _text(self._call("cudaGetDeviceProperties", self._device).name)
+        self.device_name = _text(self._call("cudaGetDeviceProperties", self._device).name)
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -254,12 +248,9 @@ class _PyCudaMemory(DeviceMemory):
             if 0 not in _contexts:  # once per process, for pycuda keeps the thread that made it
                 _contexts[0] = self._call("cuInit", lambda: self._cuda.Device(0).retain_primary_context())
         self._context = _contexts[0]
+        self.device_name = str(self._call("cuDeviceGetName", lambda: self._cuda.Device(0).name()))
         self._allocations: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
-
-    @property
-    def device_name(self) -> str:
-        return str(self._call("cuDeviceGetName", lambda: self._cuda.Device(0).name()))
 
     @contextmanager
     def active(self) -> Iterator[None]:

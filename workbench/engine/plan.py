@@ -15,6 +15,7 @@ from typing import Any
 from workbench.core.contract import TensorSpec
 from workbench.core.errors import EngineLoadError, InputError
 
+PathLike = str | os.PathLike[str]
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, Shape, Shape]
 Profile = dict[str, Shapes]
@@ -126,7 +127,7 @@ class Plan:
     manifest: PlanManifest
 
 
-def manifest_path(path: str | os.PathLike[str]) -> Path:
+def manifest_path(path: PathLike) -> Path:
     """Return where the manifest of a plan lies.
 
     >>> manifest_path("engines/resnet50.plan").as_posix()
