@@ -1,6 +1,7 @@
 """Build an engine from an ONNX file, in the precision asked for, or take it from the cache."""
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -67,16 +68,17 @@ class _Job:
 
     def key(self, digest: str) -> str:
         """The cache key, with the hash of the network."""
-        return engine_cache.make_key(
-            onnx=digest,
-            flavour=[self.flavour.name, self.flavour.version],
-            gpu=[self.gpu.name, self.gpu.capability] if self.gpu else None,
-            targets=self.targets,
-            shapes=[_plain(self.shape), _plain(self.profile), DEFAULT_BATCH],
-            precision=[self.wanted.precision, self.wanted.digest],
-            options=self.options,
-            workbench=__version__,
-        )
+        parts = {
+            "onnx": digest,
+            "flavour": [self.flavour.name, self.flavour.version],
+            "gpu": [self.gpu.name, self.gpu.capability] if self.gpu else None,
+            "targets": self.targets,
+            "shapes": [_plain(self.shape), _plain(self.profile), DEFAULT_BATCH],
+            "precision": [self.wanted.precision, self.wanted.digest],
+            "options": self.options,
+            "workbench": __version__,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def build_engine(
@@ -135,12 +137,11 @@ def build_engine(
     checked = _check_targets(chosen, targets)
     options: dict[str, Any] = {"workspace_bytes": int(workspace_bytes), "tf32": precision == "tf32"}
     options |= {"version_compatible": bool(version_compatible), "keep": sorted(keep)}
-    wanted = Wanted(precision, tuple(keep))
-    rest = (wanted, options, progress, timeout_s, cache)
+    rest = (Wanted(precision, tuple(keep)), options, progress, timeout_s, cache)
     job = _Job(Path(onnx_path), chosen, _building_gpu(chosen), checked, shape, profile, *rest)
     if images is not None:
         _check_model(job)  # before minutes are spent on the pictures
-    job = replace(job, wanted=want(job.path, wanted, calibration, images, preprocess, progress=progress))
+    job = replace(job, wanted=want(job.path, job.wanted, calibration, images, preprocess, progress=progress))
     return _take_or_build(job)
 
 
@@ -151,11 +152,11 @@ def _take_or_build(job: _Job) -> Plan:
         resolved = _check_model(job)
         digest = take_digest(job.path)
         plan = engine_cache.read_entry(job.key(digest)) if job.cache and digest != known else None
-    name, say = job.path.name, tqdm.write if job.progress else str
+    if job.progress:
+        what, shapes = ("built before, from the cache", plan.manifest.profiles[0]) if plan else ("profile", resolved)
+        tqdm.write(f"{job.path.name}: {what}\n{profile_text(shapes)}")
     if plan is not None:
-        say(f"{name}: built before, from the cache\n{profile_text(plan.manifest.profiles[0])}")
-        return replace(plan, manifest=replace(plan.manifest, onnx_name=name))
-    say(f"{name}: profile\n{profile_text(resolved)}")
+        return replace(plan, manifest=replace(plan.manifest, onnx_name=job.path.name))
     plan = _build(job, resolved, digest)
     if job.cache:
         engine_cache.write_entry(job.key(digest), plan)

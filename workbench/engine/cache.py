@@ -5,7 +5,6 @@ GPU. An entry is a folder that appears whole, by one rename. Delete the cache fo
 """
 
 import contextlib
-import hashlib
 import json
 import mmap
 import shutil
@@ -13,18 +12,12 @@ import tempfile
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any
 
 from workbench.core.errors import EngineLoadError
 from workbench.core.files import cache_folder
 from workbench.engine.plan import Plan, PlanManifest
 
 _PLAN, _RECORD = "engine.plan", "entry.json"
-
-
-def make_key(**parts: Any) -> str:
-    """Return the key of everything that shapes a plan."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def read_entry(key: str) -> Plan | None:

@@ -57,14 +57,9 @@ _KNOWN_FIXES = (
 def carry_out(order: Mapping[str, Any]) -> dict[str, Any]:
     """Build an engine, or only ask the parser where the order names no plan.
 
-    Args:
-        order: onnx_path, flavour; for a build plan_path, profiles, targets, workspace_bytes, version_compatible,
-            timing_cache, precision, kept, whole.
     Returns:
         For a build: `layers` (how many of each kind the parser made), `types` (what these compute in), `kernels` and
         `memory` (what the builder made of them). For the parser see `ask`.
-    Raises:
-        EngineBuildError: the parser or the builder refused, or the layers are not in the precision asked for.
     """
     flavour = open_flavour(order["flavour"], for_building=True)
     trt = flavour.module

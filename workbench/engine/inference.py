@@ -1,5 +1,6 @@
 """Run an engine: buffers that are made once, then copy in, execute and copy out on one stream."""
 
+import math
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ import numpy as np
 
 from workbench.core.contract import TensorSpec, check_feed
 from workbench.core.errors import DeviceError, FeedError, InputError
-from workbench.engine.memory import DeviceMemory, numpy_dtype, open_memory, tensor_bytes
+from workbench.engine.memory import DeviceMemory, numpy_dtype, open_memory
 from workbench.engine.plan import Shape, Shapes
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class _Slot:
 
     @property
     def nbytes(self) -> int:
-        return tensor_bytes(self.shape, self.dtype)
+        return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def array(self) -> np.ndarray:
@@ -194,12 +195,11 @@ class Buffers:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close; a failure of that does not hide the error that ended the block."""
-        if error is None:
-            self.close()
-            return
         try:
             self.close()
         except DeviceError as failure:
+            if error is None:
+                raise
             error.add_note(f"closing the buffers failed too: {failure}")
 
     def __repr__(self) -> str:
@@ -220,7 +220,6 @@ class Buffers:
     def _make_slots(self, stack: ExitStack, shapes: Mapping[str, Shape]) -> None:
         """Allocate for the largest shapes, and tell the context where each tensor is."""
         self._inputs = {name: _Slot(spec, shapes[name]) for name, spec in self._engine.inputs.items()}
-        self._outputs = {}
         self._set_shapes()
         for name, spec in self._engine.outputs.items():
             self._outputs[name] = _Slot(spec, self._output_shape(name))
@@ -297,7 +296,7 @@ class Buffers:
                     f"input {name!r}: {got}, and this engine's profile takes {least} to {most}; "
                     "give that, or build the engine again with a wider profile"
                 )
-        if tensor_bytes(shape, slot.dtype) > slot.capacity:
+        if math.prod(shape) * slot.dtype.itemsize > slot.capacity:
             raise FeedError(
                 f"input {name!r}: got a batch of {shape[0]}, and the buffers were made for batch_size="
                 f"{self.batch_size}; call allocate_buffers(engine, batch_size={shape[0]})"

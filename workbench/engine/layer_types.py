@@ -82,7 +82,8 @@ def read_types(network: "trt.INetworkDefinition") -> list[LayerType]:
 
     types = []
     for layer in layers:
-        given = [tensor for tensor in _outputs(layer) if _is_float(tensor)]
+        floats = (tensor for tensor in _outputs(layer) if tensor.dtype.name in _FLOATS)
+        given = [tensor for tensor in floats if tensor.is_execution_tensor or not tensor.is_shape_tensor]
         if layer.type.name not in _MOVES and given and given[0].name not in constants:
             near = () if _node(layer) else (*_nearest(layer, after), *_nearest(layer, before))
             node = _node(layer) or next(iter(near), layer.name)
@@ -172,11 +173,6 @@ def _outputs(layer: "trt.ILayer") -> "list[trt.ITensor]":
 def _inputs(layer: "trt.ILayer") -> "list[trt.ITensor]":
     found = (layer.get_input(index) for index in range(layer.num_inputs))
     return [tensor for tensor in found if tensor is not None]
-
-
-def _is_float(tensor: "trt.ITensor") -> bool:
-    shape_only = tensor.is_shape_tensor and not tensor.is_execution_tensor
-    return tensor.dtype.name in _FLOATS and not shape_only
 
 
 def _node(layer: "trt.ILayer") -> str:

@@ -32,9 +32,6 @@ class Engine:
     """An engine on this machine's GPU; use it in a `with` block.
 
     Args:
-        flavour: what loaded it.
-        cuda_engine: the flavour's `ICudaEngine`.
-        manifest: how it was built.
         keep: what must live as long as the engine: its logger, then its runtime.
 
     Attributes:
@@ -231,6 +228,5 @@ def _profile_shapes(cuda_engine: "trt.ICudaEngine", spec: TensorSpec, index: int
 
 
 def _rebuild(manifest: PlanManifest | None, path: Path, flavour: str = "") -> str:
-    if manifest is None:
-        return f"build it again: workbench build model.onnx -o {path}"
-    return f"build it again: {build_command(manifest, path, flavour=flavour)}"
+    plain = f"workbench build model.onnx -o {path}"
+    return f"build it again: {build_command(manifest, path, flavour=flavour) if manifest is not None else plain}"

@@ -1,7 +1,6 @@
 """GPU memory, pinned host memory, streams and graphs, from cuda-python or from pycuda, behind one interface."""
 
 import importlib
-import math
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -343,15 +342,6 @@ def numpy_dtype(name: str) -> np.dtype:
         f"got a tensor of type {name}, expected one with whole bytes, such as float32, float16, int8 or uint8; "
         "cast it inside the network"
     )
-
-
-def tensor_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
-    """Bytes of a dense tensor.
-
-    >>> tensor_bytes((2, 3), np.dtype("float16"))
-    12
-    """
-    return math.prod(shape) * dtype.itemsize
 
 
 def _import(module: str, package: str, install: str) -> Any:

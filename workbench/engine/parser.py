@@ -7,7 +7,7 @@ Each was seen to be refused by the parser of TensorRT-RTX 1.7.1; what no rule fi
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,9 +201,8 @@ def _without_parser(path: Path, model: onnx.ModelProto, problem: str) -> ParserA
     return ParserAnswer(path, "", None, tuple(refused), _operators(model, blamed), problem=problem)
 
 
-def _operators(model: onnx.ModelProto, without: Iterable[int]) -> dict[str, int]:
-    left_out = set(without)
-    counts = Counter(node.op_type for index, node in enumerate(model.graph.node) if index not in left_out)
+def _operators(model: onnx.ModelProto, without: Collection[int]) -> dict[str, int]:
+    counts = Counter(node.op_type for index, node in enumerate(model.graph.node) if index not in without)
     return dict(counts.most_common())
 
 

@@ -12,7 +12,6 @@ from workbench.engine.tensorrt_api import summarise_log
 CHILD = "workbench.engine.child"
 
 _LAYOUT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-_LAST_WORDS = "; its last words: "
 
 
 def run_child(
@@ -37,7 +36,7 @@ def run_child(
 
     def failure(text: str, log: list[str]) -> EngineBuildError:
         """The time is up for the whole work; a child that died had TensorRT's errors as its last words."""
-        head, mark, words = text.replace(f"{part} took", f"the {work} took").partition(_LAST_WORDS)
+        head, mark, words = text.replace(f"{part} took", f"the {work} took").partition("; its last words: ")
         return EngineBuildError(f"{head}{mark}{(mark and summarise_log(log)) or words}", log)
 
     with (

@@ -207,14 +207,14 @@ def make_runtime(flavour: Flavour, logger: Any) -> "trt.Runtime":
         DriverError: no driver, no GPU, or the runtime refuses to start.
     """
     require_gpu()
-    failure = None
+    words, failure = "", None
     try:
         runtime = flavour.module.Runtime(logger)
         if runtime is not None:
             return runtime
     except (TypeError, RuntimeError) as error:  # pybind's word for a null pointer
-        failure = error
-    reason = logger.reasons() or (first_line(failure) if failure else "")
+        words, failure = first_line(error), error
+    reason = logger.reasons() or words
     raise DriverError(f"{flavour.title} cannot start on this machine: {reason}; update the driver") from failure
 
 
