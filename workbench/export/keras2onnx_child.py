@@ -40,6 +40,7 @@ def import_keras2onnx(keras: Any) -> ModuleType:
     keras2onnx = require_backend("keras2onnx", "classic")
     _recognise_own_layers(keras)
     _read_one_output_of_batch_norm()
+    _pad_transposed_as_tensorflow()
     keras.src.backend.set_learning_phase(0)
     return keras2onnx
 
@@ -125,6 +126,42 @@ def _read_one_output_of_batch_norm() -> None:
     parser.on_parsing_keras_layer_v2 = on_parsing_keras_layer_v2  # type: ignore[attr-defined]
 
 
+def _pad_transposed_as_tensorflow() -> None:
+    """keras2onnx forgets `output_padding`, and the zeros that a kernel smaller than its stride leaves at the end."""
+    module = importlib.import_module("keras2onnx.ke2onnx.conv")
+    original = module.convert_keras_conv_core
+
+    def convert_keras_conv_core(scope: Any, operator: Any, container: Any, is_transpose: bool, *rest: Any) -> None:
+        def add_node(kind: str, *names: Any, **attributes: Any) -> None:
+            padding = _transposed_padding(operator.raw_operator) if kind == "ConvTranspose" else {}
+            type(container).add_node(container, kind, *names, **{**attributes, **padding})
+
+        container.add_node = add_node
+        try:
+            original(scope, operator, container, is_transpose, *rest)
+        finally:
+            del container.add_node
+
+    module.convert_keras_conv_core = convert_keras_conv_core  # type: ignore[attr-defined]
+
+
+def _transposed_padding(layer: Any) -> dict[str, Any]:
+    """The padding of a transposed convolution in ONNX's words; at every size it is that of an input of one pixel."""
+    length = importlib.import_module("tf_keras.src.utils.conv_utils").deconv_output_length
+    more = layer.output_padding or (None,) * len(layer.kernel_size)
+    ones = zip(layer.kernel_size, more, layer.strides, layer.dilation_rate, strict=True)
+    given = [
+        (size - 1) * dilation + 1 - length(1, size, layer.padding, extra, stride, dilation=dilation)
+        for size, extra, stride, dilation in ones
+    ]
+    cut = [max(total, 0) for total in given]
+    return {
+        "auto_pad": "NOTSET",
+        "pads": [total // 2 for total in cut] + [total - total // 2 for total in cut],
+        "output_padding": [max(-total, 0) for total in given],
+    }
+
+
 def convert(order: dict[str, Any]) -> None:
     """Convert one model; tells the parent of each step."""
     send("step", text="start TensorFlow and keras2onnx")
@@ -139,6 +176,8 @@ def convert(order: dict[str, Any]) -> None:
         model.set_weights([arrays[str(index)] for index in range(len(arrays.files))])
     send("step", text="convert to ONNX")
     converted = keras2onnx.convert_keras(model, model.name, target_opset=order["opset"])
+    # the version follows from the operators; the weights are no inputs, which is valid from 4 on
+    converted.ir_version = max(converted.ir_version, 4)
     rename_ends(converted, order["inputs"], order["outputs"])
     name_batch(converted)
     make_resize_exact(converted)

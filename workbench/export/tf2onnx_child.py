@@ -20,6 +20,7 @@ from workbench.core.packages import load_tensorflow
 from workbench.core.process import send, serve
 from workbench.export.tf2onnx_process import LARGE_GRAPH_BYTES, fill_constants, read_weights
 from workbench.models.freezing import first_line
+from workbench.onnx_graph.edit import attribute, graphs, set_attribute
 from workbench.onnx_graph.file import check, name_batch
 from workbench.onnx_graph.rewrites import give_exact_sizes, keep_zero_padding, make_resize_exact
 
@@ -153,9 +154,24 @@ def convert(order: dict[str, Any]) -> None:
 def repair(model: onnx.ModelProto) -> None:
     """Name the batch, and mend what tf2onnx writes in a way that a runtime refuses or gets wrong, in place."""
     name_batch(model)
+    pad_after_transposed(model)
     make_resize_exact(model)
     give_exact_sizes(model)
     keep_zero_padding(model)
+
+
+def pad_after_transposed(model: onnx.ModelProto) -> None:
+    """Write the negative pads of a ConvTranspose as `output_padding`, in place.
+
+    They stand where the answer ends in zeros behind the last kernel: TensorFlow puts all of those at the end, and has
+    fewer of them than the stride, which is what `output_padding` may hold.
+    """
+    for node in (node for graph in graphs(model.graph) for node in graph.node if node.op_type == "ConvTranspose"):
+        pads = np.reshape(attribute(node, "pads", ()), (2, -1))
+        if (pads < 0).any():
+            missing = np.maximum(-pads.sum(axis=0), 0)
+            set_attribute(node, "pads", np.where(missing, 0, pads).ravel().tolist())
+            set_attribute(node, "output_padding", missing.tolist())
 
 
 def save(model: onnx.ModelProto, path: str) -> None:
