@@ -4,14 +4,14 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import InputError, ModelError, first_line
 from workbench.core.packages import load_keras, load_tensorflow, load_tf_keras, require_backend
 from workbench.models.freezing import FrozenGraph, freeze, freeze_function
-from workbench.models.tf1_checkpoint import find_checkpoint, open_checkpoint, open_saved_graph
+from workbench.models.tf1_checkpoint import Names, PathLike, find_checkpoint, open_checkpoint, open_saved_graph
 from workbench.models.tf1_graph import (
     VARIABLES,
     cut_at,
@@ -30,8 +30,6 @@ GRAPH_SUFFIXES = (".pb", ".pbtxt")
 _UFF_START = b"\x08\x01\x10\x01\x1a"  # version 1, core version 1, then the list of its operators' families
 _UFF_FAMILY = b"tensorflow_extension"
 _UNREADABLE = (OSError, KeyError, ValueError, zipfile.BadZipFile)
-
-Names = Sequence[str] | None
 
 
 def open_model(source: Any, *, inputs: Names = None, outputs: Names = None) -> Any:
@@ -63,7 +61,7 @@ def open_model(source: Any, *, inputs: Names = None, outputs: Names = None) -> A
     return open_torch_file(path) if kind == "torch" else read_keras_file(path)
 
 
-def model_kind(source: str | os.PathLike[str], *, ends_named: bool = False) -> str:
+def model_kind(source: PathLike, *, ends_named: bool = False) -> str:
     """Tell what a name or a path means, without importing any framework.
 
     Args:
@@ -151,7 +149,7 @@ def _named_model(name: str, load: Callable[[], Any]) -> Any:
     return network.model
 
 
-def read_frozen_graph(path: str | os.PathLike[str], inputs: Names = None, outputs: Names = None) -> FrozenGraph:
+def read_frozen_graph(path: PathLike, inputs: Names = None, outputs: Names = None) -> FrozenGraph:
     """Read a frozen GraphDef, binary or as text.
 
     Args:

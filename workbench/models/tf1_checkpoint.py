@@ -23,6 +23,7 @@ from workbench.models.tf1_graph import (
 )
 
 PathLike = str | os.PathLike[str]
+Names = Sequence[str] | None
 
 _SHARD = re.compile(r"(?P<prefix>.+)\.data-\d{5}-of-(?P<count>\d{5})")
 _STATE = re.compile(r'^model_checkpoint_path: "(?P<path>.+)"', re.MULTILINE)
@@ -86,18 +87,17 @@ def _in_folder(folder: Path) -> Path | None:
 def _require_weights(prefix: Path) -> None:
     if not _beside(prefix, ".index").is_file():
         raise ModelError(f"{prefix}.index is missing, which says where each weight is; copy it beside the other files")
-    shards = [match for file in _present(prefix) if (match := _SHARD.fullmatch(file.name))]
-    if not shards:
+    count = next((int(match["count"]) for file in _present(prefix) if (match := _SHARD.fullmatch(file.name))), 0)
+    if not count:
         raise ModelError(
             f"{prefix}.data-00000-of-... is missing, which holds the weights; copy it beside the other files"
         )
-    count = int(shards[0]["count"])
-    names = [f"{prefix}.data-{number:05d}-of-{count:05d}" for number in range(count)]
-    missing = [name for name in names if not Path(name).is_file()]
-    if missing:
-        raise ModelError(
-            f"{missing[0]} is missing, one of {count} files that hold the weights; copy it beside the others"
-        )
+    for number in range(count):
+        shard = _beside(prefix, f".data-{number:05d}-of-{count:05d}")
+        if not shard.is_file():
+            raise ModelError(
+                f"{shard} is missing, one of {count} files that hold the weights; copy it beside the others"
+            )
 
 
 def _no_graph(prefix: Path) -> str:
@@ -117,11 +117,12 @@ def _present(prefix: Path) -> list[Path]:
     """The files of a checkpoint that are there."""
     if not prefix.name or not prefix.parent.is_dir():
         return []
-    found = [file for suffix in (".meta", ".index") if (file := _beside(prefix, suffix)).is_file()]
-    return found + [
+    ends = (".meta", ".index")
+    return [
         file
         for file in sorted(prefix.parent.iterdir())
-        if (match := _SHARD.fullmatch(file.name)) and match["prefix"] == prefix.name
+        if file.name in {prefix.name + end for end in ends}
+        or ((match := _SHARD.fullmatch(file.name)) and match["prefix"] == prefix.name)
     ]
 
 
@@ -129,9 +130,7 @@ def _beside(prefix: Path, suffix: str) -> Path:
     return prefix.with_name(prefix.name + suffix)
 
 
-def open_checkpoint(
-    path: PathLike, outputs: Sequence[str] | None = None, inputs: Sequence[str] | None = None
-) -> FrozenGraph:
+def open_checkpoint(path: PathLike, outputs: Names = None, inputs: Names = None) -> FrozenGraph:
     """Restore a TensorFlow 1 checkpoint and freeze what leads to its outputs.
 
     Args:
@@ -150,9 +149,7 @@ def open_checkpoint(
     return _open_meta_graph(_read_meta(prefix), prefix, prefix, outputs, inputs)
 
 
-def open_saved_graph(
-    folder: PathLike, outputs: Sequence[str] | None = None, inputs: Sequence[str] | None = None
-) -> FrozenGraph:
+def open_saved_graph(folder: PathLike, outputs: Names = None, inputs: Names = None) -> FrozenGraph:
     """Freeze the graph of a SavedModel without its signatures, as `open_checkpoint` does with a checkpoint's."""
     folder = Path(folder)
     module = require_backend("tensorflow.core.protobuf.saved_model_pb2", "keras")
@@ -176,12 +173,17 @@ def list_outputs(path: PathLike) -> tuple[OutputProposal, ...]:
     return propose_outputs(_read_meta(require_checkpoint(path)).graph_def)
 
 
-def _open_meta_graph(
-    meta: Any, prefix: Path, source: Path, outputs: Sequence[str] | None, inputs: Sequence[str] | None
-) -> FrozenGraph:
+def _open_meta_graph(meta: Any, prefix: Path, source: Path, outputs: Names, inputs: Names) -> FrozenGraph:
     """Freeze a MetaGraphDef with the weights at `prefix`; `source` is what the reader called it."""
-    outputs, inputs = _choose_ends(meta.graph_def, outputs, inputs, source)
-    graph_def = cut_at(meta.graph_def, inputs, outputs)
+    graph_def = meta.graph_def
+    outputs = _clean(outputs, graph_def, source) if outputs else (_likeliest_output(graph_def, source),)
+    inputs = _clean(inputs, graph_def, source) if inputs else find_inputs(graph_def, outputs)
+    if not inputs:
+        raise ModelError(
+            f"{source}: no placeholder leads to {', '.join(outputs)}; name the node where pictures go in, "
+            "with inputs=[...] or --inputs"
+        )
+    graph_def = cut_at(graph_def, inputs, outputs)
     refuse_training(graph_def, outputs, source)
     return FrozenGraph(_restore_and_freeze(graph_def, meta.saver_def, outputs, prefix), inputs, outputs)
 
@@ -198,22 +200,6 @@ def _read_meta(prefix: Path) -> Any:
     return meta
 
 
-def _choose_ends(
-    graph_def: Any, outputs: Sequence[str] | None, inputs: Sequence[str] | None, source: Any
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the outputs and inputs asked for, or the most likely ones."""
-    outputs = _clean(outputs, graph_def, source) if outputs else (_likeliest_output(graph_def, source),)
-    if inputs:
-        return outputs, _clean(inputs, graph_def, source)
-    found = find_inputs(graph_def, outputs)
-    if not found:
-        raise ModelError(
-            f"{source}: no placeholder leads to {', '.join(outputs)}; name the node where pictures go in, "
-            "with inputs=[...] or --inputs"
-        )
-    return outputs, found
-
-
 def _likeliest_output(graph_def: Any, source: Any) -> str:
     proposals = propose_outputs(graph_def)
     if not proposals:
@@ -223,7 +209,7 @@ def _likeliest_output(graph_def: Any, source: Any) -> str:
     warnings.warn(
         f"no output was named, so {best.name} is taken: {best.reason}, and {best.weights} weights lead to it.{also} "
         "Name another with outputs=[...] or --outputs.",
-        stacklevel=5,
+        stacklevel=4,
     )
     return best.name
 

@@ -16,6 +16,7 @@ from workbench.core.report import count
 
 TORCH_SUFFIXES = (".pt2", ".pt", ".pth", ".safetensors")
 
+_SWITCH = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _EXPORT_AGAIN = "save it with torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')"
 # What shape expressions are made of: symbols, numbers, operators, and the capitalised functions of sympy and PyTorch.
 _EXPRESSION = re.compile(r"[\w +\-*/%(),<>=!&|~.]*")
@@ -61,10 +62,11 @@ def open_torch_file(path: str | os.PathLike[str]) -> Any:
 
 
 def _open_program(torch: Any, path: Path) -> Any:
-    """Load a `.pt2` with every pickle in it held to weights."""
+    """Load a `.pt2` with every pickle in it held to weights: the switch overrules who calls `torch.load` otherwise."""
+    before = os.environ.get(_SWITCH)
+    os.environ[_SWITCH] = "1"
     try:
-        with _weights_only():
-            program = torch.export.load(path)
+        program = torch.export.load(path)
     except Exception as error:  # a damaged archive ends in many kinds of errors
         if "weights_only" in str(error) or "Weights only" in str(error):
             raise ModelError(_needs_code(path, str(error))) from error
@@ -72,25 +74,15 @@ def _open_program(torch: Any, path: Path) -> Any:
             f"PyTorch {torch.__version__} cannot read {path}: {first_line(error)}; it was cut short or written by "
             f"another version: {_EXPORT_AGAIN}"
         ) from error
+    finally:
+        del os.environ[_SWITCH]
+        if before is not None:
+            os.environ[_SWITCH] = before
     try:
         check_trained(program)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     return program
-
-
-@contextlib.contextmanager
-def _weights_only() -> Iterator[None]:
-    """Make every `torch.load` in the block refuse pickles that need code, whatever its caller asks for."""
-    switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(switch)
-    os.environ[switch] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[switch]
-        if before is not None:
-            os.environ[switch] = before
 
 
 def _refuse_code(path: Path) -> None:
