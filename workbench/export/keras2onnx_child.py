@@ -15,24 +15,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from workbench.core.errors import ExportError, ModelError
+from workbench.core.errors import ExportError, ModelError, first_line
 from workbench.core.packages import load_tensorflow, load_tf_keras, require_backend
 from workbench.core.process import send, serve
-from workbench.models.freezing import first_line
 from workbench.onnx_graph.file import check, name_batch, rename_ends
 from workbench.onnx_graph.rewrites import keep_zero_padding, make_resize_exact
 
 
 def import_keras2onnx(keras: Any) -> ModuleType:
-    """Import keras2onnx and make it read tf_keras.
-
-    Args:
-        keras: the `tf_keras` module; eager execution must be off.
-    Returns:
-        The `keras2onnx` module.
-    Raises:
-        BackendUnavailableError: keras2onnx is not installed.
-    """
+    """Import keras2onnx and make it read tf_keras, given as `keras`; eager execution must be off."""
     _restore_numpy_names()
     _restore_onnx_mapping()
     _restore_python_modules()
@@ -194,12 +185,13 @@ def convert(order: dict[str, Any]) -> None:
 
 def main() -> int:
     """Convert what standard input orders; see `workbench.core.process`."""
-    return serve(convert, _explain)
-
-
-def _explain(error: Exception) -> str:
-    reason = f"{type(error).__name__}: {first_line(error)}"
-    return f"keras2onnx, archived in 2020, cannot convert this model ({reason}); use exporter='tf2onnx'"
+    return serve(
+        convert,
+        lambda error: (
+            "keras2onnx, archived in 2020, cannot convert this model "
+            f"({type(error).__name__}: {first_line(error)}); use exporter='tf2onnx'"
+        ),
+    )
 
 
 if __name__ == "__main__":
