@@ -71,6 +71,8 @@ def convert(
                 "PyTorch writes ONNX itself, and a program keeps its sizes and ends; leave spatial, inputs, outputs, "
                 "pb and exporter out"
             )
+        if suffix is not None:
+            model_kind(source)
         from workbench.export.torch_model import torch_to_onnx
 
         export = torch_to_onnx(open_model(source), None, path, opset=opset, progress=progress)
@@ -107,11 +109,12 @@ def _convert_graph(
 
 def _mend(source: Any, path: PathLike, progress: bool) -> str:
     """Write a mended copy of an ONNX file and say what was found."""
-    from workbench.engine.parser import ask_parser
-    from workbench.onnx_graph.cost import inspect
     from workbench.onnx_graph.mend import fix
 
     report = fix(source, path, progress=progress)
+    from workbench.engine.parser import ask_parser
+    from workbench.onnx_graph.cost import inspect
+
     answer = ask_parser(path, progress=progress)
     return f"{inspect(path).to_text()}\n{report.to_text()}\n{answer.to_text()}\nwritten {path}"
 

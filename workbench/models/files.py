@@ -104,6 +104,8 @@ def model_kind(source: PathLike, *, ends_named: bool = False) -> str:
             f"{path} is not a model this program opens; expected {', '.join(KERAS_SUFFIXES)}, .pb, .onnx, .pt2, "
             "a SavedModel folder or a TensorFlow 1 checkpoint"
         )
+    if suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ModelError(_explain(path, ValueError("it is no zip archive"), "keras.saving"))
     return "torch" if suffix in TORCH_SUFFIXES else "keras"
 
 
