@@ -12,6 +12,7 @@ import pytest
 from street_scenes import generate_scene
 
 from workbench.core.errors import EngineBuildError, ExportError, FeedError, InputError, ModelError
+from workbench.core.files import data_file
 from workbench.core.packages import load_tf_keras
 from workbench.engine import tensorrt_api
 from workbench.engine.build import build_engine
@@ -198,8 +199,8 @@ def test_road_labels_refuses_several_channels():
 
 
 def test_the_file_is_small_and_float16():
-    assert unet.DEMONSTRATION_WEIGHTS.stat().st_size < 4e6
-    with np.load(unet.DEMONSTRATION_WEIGHTS) as file:
+    assert data_file(unet.DEMONSTRATION_WEIGHTS).stat().st_size < 4e6
+    with np.load(data_file(unet.DEMONSTRATION_WEIGHTS)) as file:
         assert {file[name].dtype for name in file.files} == {np.dtype("float16")}
 
 
