@@ -79,7 +79,7 @@ def plant(monkeypatch, healthy):
                 shutil.copy(source if broken else healthy / path.name, path)
 
         monkeypatch.setattr(stage_forms, "frozen_to_onnx", lambda frozen, path: make(None, path) or path)
-        monkeypatch.setattr(stage_forms.onnx_graph, "fix", make)
+        monkeypatch.setattr(stage_forms, "fix", make)
 
     return plant
 

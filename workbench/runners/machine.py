@@ -31,7 +31,7 @@ PACKAGES = (
 )
 
 
-def report() -> str:
+def environment() -> str:
     """Describe this machine in a few lines: Python, processor, and the version of each package.
 
     Returns:
