@@ -23,8 +23,8 @@ from workbench.export.keras_model import keras_to_onnx, keras_to_pb
 from workbench.onnx_graph import session
 from workbench.onnx_graph.session import prepare_cuda, providers, weight_types
 from workbench.runners import onnxruntime_runner, tensorrt_runner
+from workbench.parity.stages import verify
 from workbench.runners.backends import open_runner
-from workbench.runners.compare import verify
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 
 KINDS = ("keras", "saved_model", "frozen_graph", "onnxruntime", "tensorrt")
@@ -249,7 +249,7 @@ def missing_memory(name):
 
 
 def test_a_plan_can_be_verified_like_any_other_form(targets):
-    report = verify(targets["keras"], targets["tensorrt"])
+    report = verify(targets["keras"], targets["tensorrt"], progress=False)
     assert report.passed
     assert "TensorRT stand-in of the tests" in report.to_text()
 
