@@ -11,8 +11,8 @@ from onnx import helper, numpy_helper
 from workbench.core.errors import BackendUnavailableError, EngineBuildError, ExportError, InputError
 from workbench.core.output_errors import Tolerance
 from workbench.export.keras_model import keras_to_onnx
-from workbench.parity import forms as stage_forms
-from workbench.parity.stages import verify_stages
+from workbench.parity import stages
+from workbench.parity.stages import verify
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ BIAS_STEP = 0.002
 
 
 def judge(*targets, **options):
-    return verify_stages(*targets, progress=False, **options)
+    return verify(*targets, progress=False, **options)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def no_engine(monkeypatch):
     def build(*arguments):
         raise BackendUnavailableError("no NVIDIA driver was found; install NVIDIA's driver")
 
-    monkeypatch.setattr(stage_forms, "_build", build)
+    monkeypatch.setattr(stages, "_build", build)
 
 
 def test_an_onnx_file_alone_is_compared_with_its_fixed_form(files, no_engine):
@@ -87,7 +87,7 @@ def test_a_network_that_cannot_be_converted_names_the_stage_and_the_reason(monke
     def refuse(frozen, path):
         raise ExportError("tf2onnx cannot convert this graph: no operator for Strange")
 
-    monkeypatch.setattr(stage_forms, "frozen_to_onnx", refuse)
+    monkeypatch.setattr(stages, "frozen_to_onnx", refuse)
     report = judge(two_input_network())
     assert (report.status, report.stage_at_fault) == ("fail", "raw ONNX")
     assert "no operator for Strange" in report.verdict
@@ -98,7 +98,7 @@ def test_an_engine_that_tensorrt_refuses_is_the_stage_at_fault(files, monkeypatc
     def refuse(*arguments):
         raise EngineBuildError("TensorRT cannot take the node Strange")
 
-    monkeypatch.setattr(stage_forms, "_build", refuse)
+    monkeypatch.setattr(stages, "_build", refuse)
     report = judge(files[0])
     assert (report.status, report.stage_at_fault) == ("fail", "engine")
     assert "TensorRT cannot take the node Strange" in report.verdict

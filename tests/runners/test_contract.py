@@ -22,8 +22,8 @@ from workbench.core.errors import (
 from workbench.export.keras_model import keras_to_onnx, keras_to_pb
 from workbench.onnx_graph import session
 from workbench.onnx_graph.session import prepare_cuda, providers, weight_types
-from workbench.runners import onnxruntime_runner, tensorrt_runner
 from workbench.parity.stages import verify
+from workbench.runners import onnxruntime_runner, tensorrt_runner
 from workbench.runners.backends import open_runner
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 

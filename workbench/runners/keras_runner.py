@@ -9,14 +9,22 @@ from workbench.core.packages import load_tensorflow, require_backend
 from workbench.models.freezing import FrozenGraph, is_tf_keras, tensor_names
 
 
-class _TensorFlowRunner(Runner):
-    """What the two runners share: TensorFlow, and a function of tensors in order."""
+def describe(model: Any) -> RunnerInfo:
+    """Say what computes a Keras model or a `FrozenGraph` here."""
+    tf = load_tensorflow()
+    device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    if isinstance(model, FrozenGraph):
+        return RunnerInfo("tensorflow", tf.__version__, device)
+    name, extra = ("tf_keras", "classic") if is_tf_keras(model) else ("keras", "keras")
+    return RunnerInfo(name, require_backend(name, extra).__version__, f"TensorFlow, {device}")
 
-    def __init__(self, names: tuple[str, str], forward: Any, inputs: Any, outputs: Any) -> None:
+
+class _TensorFlowRunner(Runner):
+    """A function of tensors in order."""
+
+    def __init__(self, model: Any, forward: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
         self._tf, self._forward = load_tensorflow(), forward
-        device = "GPU" if self._tf.config.list_physical_devices("GPU") else "CPU"
-        info = RunnerInfo(*names, device if names[0] == "tensorflow" else f"TensorFlow, {device}")
-        super().__init__(info, _specs(*inputs), _specs(*outputs))
+        super().__init__(describe(model), _specs(inputs), _specs(outputs))
 
     def _infer(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         answers = self._forward(*[self._tf.convert_to_tensor(feed[name]) for name in self.inputs])
@@ -39,14 +47,13 @@ class KerasRunner(_TensorFlowRunner):
         tf = load_tensorflow()
         inputs, outputs = tensor_names(model)
         tf.config.experimental.enable_tensor_float_32_execution(False)
-        name, extra = ("tf_keras", "classic") if is_tf_keras(model) else ("keras", "keras")
 
         @tf.function(autograph=is_tf_keras(model), reduce_retracing=True)
         def forward(*tensors: Any) -> list[Any]:
             return tf.nest.flatten(model(tensors[0] if len(tensors) == 1 else list(tensors), training=False))
 
-        names = (name, require_backend(name, extra).__version__)
-        super().__init__(names, forward, (inputs, model.inputs), (outputs, model.outputs))
+        ends = zip(inputs, model.inputs, strict=True), zip(outputs, model.outputs, strict=True)
+        super().__init__(model, forward, *map(dict, ends))
 
 
 class FrozenGraphRunner(_TensorFlowRunner):
@@ -60,15 +67,13 @@ class FrozenGraphRunner(_TensorFlowRunner):
         tf = load_tensorflow()
         tf.config.experimental.enable_tensor_float_32_execution(False)
         wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(frozen.graph_def, name=""), [])
-        inputs, outputs = (
-            [wrapped.graph.get_tensor_by_name(f"{n}:0") for n in names] for names in (frozen.inputs, frozen.outputs)
-        )
-        ends = (frozen.inputs, inputs), (frozen.outputs, outputs)
-        super().__init__(("tensorflow", tf.__version__), wrapped.prune(inputs, outputs), *ends)
+        find = wrapped.graph.get_tensor_by_name
+        inputs, outputs = ({name: find(f"{name}:0") for name in names} for names in (frozen.inputs, frozen.outputs))
+        super().__init__(frozen, wrapped.prune([*inputs.values()], [*outputs.values()]), inputs, outputs)
 
 
-def _specs(names: tuple[str, ...], tensors: list[Any]) -> dict[str, TensorSpec]:
+def _specs(tensors: dict[str, Any]) -> dict[str, TensorSpec]:
     return {
         name: TensorSpec(name, tuple(tensor.shape), getattr(tensor.dtype, "name", tensor.dtype))
-        for name, tensor in zip(names, tensors, strict=True)
+        for name, tensor in tensors.items()
     }

@@ -48,7 +48,9 @@ class TorchRunner(Runner):
         self.example = {name: to_numpy(value) for name, value in zip(names, values, strict=True)}
         batch = values[0].shape[0] if dynamic_batch and values[0].dim() else None
         inputs = _specs(self.example, batch)
-        free = {f"{name}_output" if name in inputs else name: answer for name, answer in answers.items()}  # ONNX's names
+        free = {
+            f"{name}_output" if name in inputs else name: answer for name, answer in answers.items()
+        }  # ONNX's names
         outputs = _specs({name: to_numpy(answer) for name, answer in free.items()}, batch)
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         super().__init__(RunnerInfo("torch", torch.__version__.split("+")[0], where), inputs, outputs)
