@@ -109,8 +109,13 @@ class _Search:
         found = self._steepest(found)
         if found in self.pairing.outputs and not self._compared_parents(found):
             return self._report("hidden", None)
-        self._explain(found)
-        return self._report("jump" if self._growth(found) >= JUMP else "growth", found)
+        kind: Kind = "jump" if self._growth(found) >= JUMP else "growth"
+        pair, entry = self.pairing.pairs[found], self.errors[found]
+        ours, theirs = self.reference.fetch([pair.reference]), self.candidate.fetch([pair.candidate])
+        self.runs += 1
+        if entry is not None:
+            self.errors[found] = replace(entry, remark=explain(ours[pair.reference], theirs[pair.candidate]))
+        return self._report(kind, found)
 
     def compare(self, places: Iterable[int]) -> None:
         """Compare these pairs, as many at a time as the budget allows."""
@@ -150,7 +155,11 @@ class _Search:
         """Bisect over the ancestors of a wrong pair, then walk up while something it is computed from is wrong."""
         wrong = start
         while True:
-            suspects = self._suspects(wrong)
+            bits = self.ancestors[wrong]
+            for place in _places(bits):  # what a right pair is computed from is cleared
+                if self.error(place) <= self.allowed:
+                    bits &= ~(self.ancestors[place] | 1 << place)
+            suspects = _places(bits)
             earlier = [place for place in suspects if self.error(place) > self.allowed]
             if earlier:
                 wrong = earlier[0]
@@ -162,14 +171,6 @@ class _Search:
         while wrong_parents := [place for place in self._compared_parents(wrong) if self.error(place) > self.allowed]:
             wrong = min(wrong_parents)
         return wrong
-
-    def _suspects(self, wrong: int) -> list[int]:
-        """The ancestors of a wrong pair that are not cleared by a right pair computed from them."""
-        suspects = self.ancestors[wrong]
-        for place in _places(self.ancestors[wrong]):
-            if self.error(place) <= self.allowed:
-                suspects &= ~(self.ancestors[place] | 1 << place)
-        return _places(suspects)
 
     def _compared_parents(self, place: int) -> list[int]:
         """The nearest pairs that a pair is computed from and that can be compared; compared here if need be."""
@@ -206,14 +207,6 @@ class _Search:
         before = max((self.error(parent) for parent in self._compared_parents(place)), default=0.0)
         return self.error(place) / max(before, FLOOR)
 
-    def _explain(self, place: int) -> None:
-        """Fetch one pair once more, and keep what its numbers say about the cause."""
-        pair, entry = self.pairing.pairs[place], self.errors[place]
-        ours, theirs = self.reference.fetch([pair.reference]), self.candidate.fetch([pair.candidate])
-        self.runs += 1
-        if entry is not None:
-            self.errors[place] = replace(entry, remark=explain(ours[pair.reference], theirs[pair.candidate]))
-
     def _report(self, kind: Kind, found: int | None) -> Divergence:
         entries = []
         for place, entry in sorted(self.errors.items()):
@@ -243,9 +236,8 @@ class _Search:
         compared = f"{count(len(entries), 'tensor')} compared"
         if kind == "none":
             worst = max((self.error(place) for place in self.pairing.outputs), default=0.0)
-            return (
-                f"No layer is at fault: the outputs of {names} agree, largest error {short_error(worst)} ({compared})."
-            )
+            agree = f"the outputs of {names} agree, largest error {short_error(worst)}"
+            return f"No layer is at fault: {agree} ({compared})."
         if layer is None:
             return f"The outputs of {names} differ, but nothing before them could be compared."
         after, before = layer.max_error_of_range, layer.max_error_of_range_before
@@ -268,9 +260,7 @@ class _Search:
         other = [self.pairing.pairs[place].layer for place, entry in self.errors.items() if entry is None]
         if other:
             yield f"of another size in the candidate, so not compared: {', '.join(other)}."
-        harmless = [
-            place for place, entry in self.errors.items() if kind == "none" and self.error(place) > self.allowed
-        ]
+        harmless = [place for place in self.errors if kind == "none" and self.error(place) > self.allowed]
         if harmless:
             yield f"different inside, without harm to the outputs: {self.pairing.pairs[min(harmless)].layer}."
         if kind != "none" and any(sum(entry.nan[:1] + entry.inf[:1]) for entry in self.errors.values() if entry):

@@ -134,11 +134,7 @@ def side_by_side(
 
 
 def logits_figure(
-    reference: ArrayLike,
-    candidate: ArrayLike,
-    reference_info: RunnerInfo,
-    candidate_info: RunnerInfo,
-    note: str = "",
+    reference: ArrayLike, candidate: ArrayLike, reference_info: RunnerInfo, candidate_info: RunnerInfo, note: str = ""
 ) -> Figure:
     """Plot one runner's logits against the other's, for a classifier whose classes have no names.
 
@@ -166,8 +162,8 @@ def logits_figure(
     same.legend(loc="upper left", fontsize=TEXT_PT, frameon=False)
     difference.axhline(0, color="0.55", linewidth=1, zorder=1)
     difference.scatter(first, relative, s=9, color=BLUE, linewidths=0, zorder=2)
-    largest = float(np.abs(relative).max())
-    difference.set_title(f"Largest difference: {_short(largest)} of the range", fontsize=TITLE_PT)
+    largest = f"{float(np.abs(relative).max()):.2g}".replace("e-0", "e-")
+    difference.set_title(f"Largest difference: {largest} of the range", fontsize=TITLE_PT)
     label_axes(difference, f"logit of {title_of(reference_info)}", "difference / range of the reference's logits")
     caption = (
         "all points on the line, and differences as small as rounding (about 1e-6 of the range in fp32, 1e-3 in fp16), "
@@ -310,11 +306,6 @@ def _draw_scores(axes: Axes, scores: Sequence[tuple[str, float]], places: Sequen
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.tick_params(axis="x", labelsize=TEXT_PT)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _short(number: float) -> str:
-    """Two figures, such as 0.15 or 2.4e-7."""
-    return f"{number:.2g}".replace("e-0", "e-")
 
 
 def _finite_pairs(reference: ArrayLike, candidate: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:

@@ -67,10 +67,7 @@ def short_error(error: float) -> str:
 
 
 def tensor_error(pair: Pair, depth: int, reference: NDArray, candidate: NDArray) -> LayerError | None:
-    """Measure how far a candidate's tensor, in the same or another layout, is from the reference's.
-
-    None where the two are not comparable: other sizes, or no numbers.
-    """
+    """Measure how far a candidate's tensor, in any layout, is from the reference's; None for other sizes, or text."""
     aligned = align(reference, candidate)
     if aligned is None or reference.dtype.kind not in "biuf" or not reference.size:
         return None
@@ -98,10 +95,7 @@ def tensor_error(pair: Pair, depth: int, reference: NDArray, candidate: NDArray)
 
 
 def explain(reference: NDArray, candidate: NDArray) -> str:
-    """Say what kind of error two tensors show, where one change takes nearly all of it away.
-
-    A few words such as "shifted by (0, 1) pixels (rows, columns)"; empty if the numbers show nothing.
-    """
+    """Say, in a few words, which one change takes nearly all of the error of a tensor away; empty if none does."""
     aligned = align(reference, candidate)
     if aligned is None or reference.dtype.kind != "f":
         return ""
@@ -141,12 +135,9 @@ def largest_difference(one: NDArray, other: NDArray) -> float:
     """The largest absolute difference, picture by picture, so that only one picture is held once more."""
     if not one.ndim:
         return float(abs(float(one) - float(other)))
+    kind = np.float32 if one.dtype == other.dtype == np.float32 else np.float64
     rows = zip(one, other, strict=True)
-    return max((float(np.abs(_signed(a) - _signed(b)).max()) for a, b in rows), default=0.0)
-
-
-def _signed(array: NDArray) -> NDArray:
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+    return max((float(np.abs(np.subtract(a, b, dtype=kind)).max()) for a, b in rows), default=0.0)
 
 
 def _finite(array: NDArray) -> NDArray:

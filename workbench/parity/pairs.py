@@ -81,14 +81,10 @@ def scope_of(tensor: str) -> str:
 
 @dataclass(frozen=True)
 class Pair:
-    """One tensor of the reference and the tensor of the candidate that should hold the same.
+    """One tensor of the reference and the tensor of the candidate that should hold the same, by their names.
 
-    Attributes:
-        layer: the layers it is the answer of, joined by " + " where an exporter made one of several.
-        operator: what computes it in the candidate.
-        reference: the tensor's name in the reference.
-        candidate: its name in the candidate.
-        parents: the places, in `Pairing.pairs`, of the pairs it is computed from.
+    `layer` is what they are the answer of, joined by " + " where an exporter made one of several layers; `operator`
+    computes it in the candidate; `parents` are the places, in `Pairing.pairs`, of the pairs it is computed from.
     """
 
     layer: str
@@ -100,13 +96,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Every pair, in the order in which the reference computes them, and what has no counterpart.
+    """Every pair, in the order in which the reference computes them, the inputs first; the places of the outputs.
 
-    Attributes:
-        pairs: the pairs; those of the inputs come first.
-        outputs: the places of the network's outputs in `pairs`.
-        reference_only: layers of the reference of which no tensor is in a pair.
-        candidate_only: operators of the candidate, `name (kind)`, of which no tensor is in a pair.
+    What has no counterpart are layers of the reference, and operators of the candidate, `name (kind)`.
     """
 
     pairs: tuple[Pair, ...]
@@ -141,10 +133,7 @@ class _Side:
         self.order = {name: index for index, name in enumerate((*probe.inputs, *self.maker))}
 
     def follow(self, name: str, stops: set[str], affine: bool = True) -> str:
-        """Go on along what exporters fold, up to the last tensor before a branch, an end or one of `stops`.
-
-        Without `affine` only along changes of layout.
-        """
+        """Go on along what exporters fold, or changes of layout only, to a branch, an end or before one of `stops`."""
         while len(self.readers[name]) == 1 and name not in self.probe.outputs:
             (node,) = self.readers[name]
             if not folds(node) or node.outputs[0] in stops or (node.operator in AFFINE and not affine):
@@ -245,16 +234,12 @@ def _keys(side: _Side, owners: dict[str, int], backward: bool) -> dict[Key, list
         name = node.outputs[0]
         if name in owners or folds(node):
             continue
-        if backward:
-            last = side.follow(name, set())
-            around = [reader.outputs[0] for reader in side.readers[last]]
-        else:
-            around = list(node.inputs)
+        readers = side.readers[side.follow(name, set())] if backward else ()
+        around = [reader.outputs[0] for reader in readers] if backward else list(node.inputs)
         if around and all(other in owners for other in around):
+            kind, pairs = KINDS.get(node.operator, node.operator), tuple(sorted(owners[other] for other in around))
             weights = tuple(sorted(tuple(sorted(shape)) for shape in node.weights if len(shape) > 1))
-            found[
-                (KINDS.get(node.operator, node.operator), tuple(sorted(owners[other] for other in around)), weights)
-            ].append(name)
+            found[kind, pairs, weights].append(name)
     return found
 
 

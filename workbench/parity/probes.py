@@ -27,13 +27,9 @@ FREE_OPERATORS = ("Shape", "ShapeN", "Size", "Rank", "ReadVariableOp", "Const", 
 
 @dataclass(frozen=True)
 class Node:
-    """One operator of a graph.
+    """One operator of a graph: its kind, the tensors it reads that depend on the feed, and those it writes.
 
-    Attributes:
-        operator: its kind, such as `"Conv"`.
-        inputs: the tensors it reads that depend on what is fed; weights and shapes are left out.
-        outputs: the tensors it writes; TensorFlow's and tf2onnx's `:0` is dropped.
-        weights: the shape of each constant it reads.
+    Of each constant it reads, `weights` has the shape. The `:0` of TensorFlow and tf2onnx is dropped.
     """
 
     operator: str
@@ -129,19 +125,20 @@ class _TensorFlowProbe(GraphProbe):
         frozen = isinstance(model, FrozenGraph)
         inputs, outputs = (model.inputs, model.outputs) if frozen else tensor_names(model)
         arrays = ordered_feed(inputs, feed)
-        body = _import_frozen(tf, model) if frozen else _call_keras(tf, model)
         # an open batch, as when the model is exported: Keras chooses other operators for a batch that is known
         opened = [array.shape if frozen or not array.ndim else (None, *array.shape[1:]) for array in arrays]
         specs = [tf.TensorSpec(shape, array.dtype) for shape, array in zip(opened, arrays, strict=True)]
         self._batch = max((array.shape[0] for array in arrays if array.ndim), default=1)
-        self._graph = tf.compat.v1.wrap_function(body, specs)
+        self._graph = tf.compat.v1.wrap_function(_function_of(tf, model), specs)
         self._feed = [tf.convert_to_tensor(array) for array in arrays]
         self.info = describe(model)
-        self.inputs = tuple(plain(tensor.name) for tensor in self._graph.inputs[: len(arrays)])
-        self.outputs = tuple(plain(tensor.name) for tensor in tf.nest.flatten(self._graph.outputs))
+        self.inputs = tuple(_names(self._graph.inputs[: len(arrays)]))
+        self.outputs = tuple(_names(tf.nest.flatten(self._graph.outputs)))
         self.names = (*inputs, *outputs)
         self.layers = () if frozen else tuple(dict.fromkeys(layer_names(model)))
-        self.nodes = self._read_nodes()
+        operations = self._graph.graph.get_operations()
+        rows = [(operation.type, _names(operation.inputs), _names(operation.outputs)) for operation in operations]
+        self.nodes = _depending_nodes(rows, self.inputs, self._weight_shape)
 
     def shape(self, tensor: str) -> tuple[int, ...] | None:
         """See `GraphProbe.shape`."""
@@ -156,22 +153,9 @@ class _TensorFlowProbe(GraphProbe):
         run = self._graph.prune(self._graph.inputs[: len(self._feed)], wanted)
         return {name: value.numpy() for name, value in zip(tensors, run(*self._feed), strict=True)}
 
-    def _read_nodes(self) -> tuple[Node, ...]:
-        rows = [
-            (
-                operation.type,
-                [plain(tensor.name) for tensor in operation.inputs],
-                [plain(tensor.name) for tensor in operation.outputs],
-            )
-            for operation in self._graph.graph.get_operations()
-        ]
-        graph = self._graph.graph
-
-        def weight_shape(name: str) -> tuple[int, ...]:
-            shape = graph.get_tensor_by_name(full(name)).shape
-            return tuple(shape) if shape.is_fully_defined() else ()
-
-        return _depending_nodes(rows, self.inputs, weight_shape)
+    def _weight_shape(self, name: str) -> tuple[int, ...]:
+        shape = self._graph.graph.get_tensor_by_name(full(name)).shape
+        return tuple(shape) if shape.is_fully_defined() else ()
 
 
 class _OnnxProbe(GraphProbe):
@@ -190,10 +174,7 @@ class _OnnxProbe(GraphProbe):
         self.outputs = tuple(plain(value.name) for value in graph.output)
         self.names = (*self.inputs, *self.outputs)
         weights = {plain(tensor.name): tuple(tensor.dims) for tensor in graph.initializer}
-        rows = [
-            (node.op_type, [plain(name) for name in node.input], [plain(name) for name in node.output])
-            for node in graph.node
-        ]
+        rows = [(node.op_type, list(map(plain, node.input)), list(map(plain, node.output))) for node in graph.node]
         self.nodes = _depending_nodes(rows, self.inputs, lambda name: weights.get(name, ()))
 
     def shape(self, tensor: str) -> tuple[int, ...] | None:
@@ -210,20 +191,22 @@ class _OnnxProbe(GraphProbe):
         return {name: values[self._full_names[name]] for name in tensors}
 
 
-def _call_keras(tf: Any, model: Any) -> Any:
-    def body(*tensors: Any) -> Any:
+def _function_of(tf: Any, model: Any) -> Any:
+    """The network as a function of tensors, for TensorFlow to trace."""
+
+    def call_keras(*tensors: Any) -> Any:
         return tf.nest.flatten(model(tensors[0] if len(tensors) == 1 else list(tensors), training=False))
 
-    return body
+    def import_frozen(*tensors: Any) -> Any:
+        fed = {f"{name}:0": tensor for name, tensor in zip(model.inputs, tensors, strict=True)}
+        ends = [f"{name}:0" for name in model.outputs]
+        return tf.graph_util.import_graph_def(model.graph_def, input_map=fed, return_elements=ends, name="")
+
+    return import_frozen if isinstance(model, FrozenGraph) else call_keras
 
 
-def _import_frozen(tf: Any, frozen: FrozenGraph) -> Any:
-    def body(*tensors: Any) -> Any:
-        fed = {f"{name}:0": tensor for name, tensor in zip(frozen.inputs, tensors, strict=True)}
-        ends = [f"{name}:0" for name in frozen.outputs]
-        return tf.graph_util.import_graph_def(frozen.graph_def, input_map=fed, return_elements=ends, name="")
-
-    return body
+def _names(tensors: Iterable[Any]) -> list[str]:
+    return [plain(tensor.name) for tensor in tensors]
 
 
 def layer_names(model: Any) -> Iterable[str]:

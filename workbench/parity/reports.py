@@ -201,7 +201,7 @@ class StagesReport(Report):
     def _remarks(self) -> Iterable[str]:
         for report in self.reports:
             allowed = report.tolerance.max_relative_error
-            yield f"Errors are the largest from the stage before, as shares of its range; allowed: {allowed:.0e}."
+            yield f"Errors: the largest from the stage before, as a share of that one's range; allowed: {allowed:.0e}."
         for report in self._failed():
             yield from report._remarks()
         yield from (f"Note: {note}" for report in self.reports for note in report.notes)

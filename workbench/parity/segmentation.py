@@ -50,39 +50,8 @@ class SegmentationLimits:
 
 
 @dataclass(frozen=True)
-class ImageScore:
-    """How one image fared; mIoU is NaN where there is no truth or nothing to score.
-
-    Attributes:
-        name: the image.
-        pixels, differing: how many there are, and how many have another class in the candidate.
-        between: mIoU of the candidate with the reference taken as truth, void counted as a class.
-        reference, candidate: mIoU of either against the truth.
-        shift: (rows, columns) by which the candidate's labels are displaced, or None.
-    """
-
-    name: str
-    pixels: int
-    differing: int
-    between: float
-    reference: float = math.nan
-    candidate: float = math.nan
-    shift: tuple[int, int] | None = None
-
-    @property
-    def agreement(self) -> float:
-        """Share of pixels with the same class, 0..1."""
-        return 1 - self.differing / max(1, self.pixels)
-
-    @property
-    def change(self) -> float:
-        """The candidate's mIoU less the reference's."""
-        return self.candidate - self.reference
-
-
-@dataclass(frozen=True)
 class ClassScore:
-    """How one class fared over all images; NaN where a class does not occur.
+    """How one class fared over all images; NaN where it does not occur.
 
     Attributes:
         name: the class.
@@ -101,6 +70,24 @@ class ClassScore:
     def change(self) -> float:
         """The candidate's IoU less the reference's."""
         return self.candidate - self.reference
+
+
+@dataclass(frozen=True)
+class ImageScore(ClassScore):
+    """How one image fared: mIoU in place of IoU, void counted as a class between the two; NaN without a truth.
+
+    Attributes:
+        differing: how many of all its `pixels` have another class in the candidate.
+        shift: (rows, columns) by which the candidate's labels are displaced, or None.
+    """
+
+    differing: int = 0
+    shift: tuple[int, int] | None = None
+
+    @property
+    def agreement(self) -> float:
+        """Share of pixels with the same class, 0..1."""
+        return 1 - self.differing / max(1, self.pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,12 +302,8 @@ def _score_image(
         own = [confusion_matrix(truth, labels, classes=len(between) - 1) for labels in (reference, candidate)]
         against += own
         scores = (mean_iou(own[0]), mean_iou(own[1]))
-    shift = best_shift(reference, candidate, _count_different) if differing else None
-    return ImageScore(name, reference.size, differing, mean_iou(joint), *scores, shift)
-
-
-def _count_different(one: NDArray, other: NDArray) -> float:
-    return float(np.count_nonzero(one != other))
+    shift = best_shift(reference, candidate, lambda a, b: float(np.count_nonzero(a != b))) if differing else None
+    return ImageScore(name, reference.size, mean_iou(joint), *scores, differing, shift)
 
 
 def _conclude(
@@ -337,7 +320,8 @@ def _conclude(
     scores = (mean_iou(against[0]), mean_iou(against[1]))
     truths = sum(not math.isnan(image.reference) for image in images)
     problems = tuple(_find_problems(ordered, agreement, scores, limits))
-    shift = _common_shift(images) if problems else None
+    shifts = {image.shift for image in images if image.differing}  # one that all of them share is the cause
+    shift = shifts.pop() if problems and len(shifts) == 1 else None
     painted = np.flatnonzero(between.sum(axis=1))
     status: Status = "fail" if problems else "pass" if painted.size > 1 else "inconclusive"
     classes = _score_classes(between, against, palette)
@@ -358,12 +342,6 @@ def _find_problems(
         yield f"{worst.name} agrees in {percent(worst.agreement)} (at least {percent(limits.worst_image)} needed)"
     if scores[0] - scores[1] > limits.miou_loss:
         yield f"mIoU falls from {scores[0]:.3f} to {scores[1]:.3f} (at most {limits.miou_loss:g} allowed)"
-
-
-def _common_shift(images: list[ImageScore]) -> tuple[int, int] | None:
-    """The displacement that all images with differing pixels share."""
-    found = {image.shift for image in images if image.differing}
-    return found.pop() if len(found) == 1 else None
 
 
 def _verdict(

@@ -68,7 +68,11 @@ def confusion_figure(confusion: ArrayLike, info: RunnerInfo, palette: Palette = 
     figure = new_page(2.1 + 0.29 * len(rows))
     axes = figure.add_subplot()
     axes.imshow(share, cmap="Blues", norm=PowerNorm(0.45, 0, 100), aspect="auto")
-    _write_shares(axes, share)
+    for (row, column), value in np.ndenumerate(share):
+        if value >= 0.5:
+            text = f"{min(value, 99.4) if value < 100 else 100:.0f}"
+            color = "white" if value > 30 else "0.1"
+            axes.text(column, row, text, ha="center", va="center", fontsize=SMALL_PT, color=color)
     _name_classes(axes, rows, columns, palette)
     for place, row in enumerate(rows):
         axes.text(len(columns) - 0.3, place, f"{scores[row]:.2f}", va="center", fontsize=TEXT_PT)
@@ -215,14 +219,6 @@ def _lay_out(image: NDArray[np.uint8], panels: int, columns: int, title_in: floa
     figure = new_page(rows * height_in + 0.5)
     grid = figure.add_gridspec(rows, columns)
     return figure, [Cell(grid[divmod(index, columns)], width_in) for index in range(panels)]
-
-
-def _write_shares(axes: Axes, share: NDArray[np.float64]) -> None:
-    for (row, column), value in np.ndenumerate(share):
-        if value >= 0.5:
-            color = "white" if value > 30 else "0.1"
-            text = f"{min(value, 99.4) if value < 100 else 100:.0f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=SMALL_PT, color=color)
 
 
 def _name_classes(axes: Axes, rows: NDArray[np.intp], columns: NDArray[np.intp], palette: Palette) -> None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,24 +165,23 @@ def _build(onnx_path: Path, path: Path) -> Path:
     return save_engine(plan, path)
 
 
+@dataclass
 class _Chain:
     """The comparison of all neighbours; only two networks are open at a time."""
 
-    def __init__(
-        self,
-        made: Made,
-        given: bool,
-        images: str | os.PathLike[str] | None,
-        preprocess: str,
-        tolerance: Tolerance | None,
-        progress: bool,
-    ) -> None:
-        self.stages = {stage.name: stage for stage, _ in made}
-        self.targets = {stage.name: target for stage, target in made if target is not None}
-        self.given, self.images, self.preprocess = given, images, preprocess
-        self.tolerance, self.progress = tolerance, progress
-        self.reports: dict[str, ParityReport] = {}
-        self.notes: list[str] = []
+    made: Made
+    given: bool
+    images: str | os.PathLike[str] | None
+    preprocess: str
+    tolerance: Tolerance | None
+    progress: bool
+    reports: dict[str, ParityReport] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """By name: every stage, and what runs."""
+        self.stages = {stage.name: stage for stage, _ in self.made}
+        self.targets = {stage.name: target for stage, target in self.made if target is not None}
 
     def judge(self) -> StagesReport:
         """Compare, and say which stage is at fault."""

@@ -12,10 +12,7 @@ from workbench.pictures.feeds import Feed
 
 
 def compare_runners(
-    reference: Runner,
-    candidate: Runner,
-    feeds: Iterable[tuple[str, Feed]],
-    tolerance: Tolerance | None = None,
+    reference: Runner, candidate: Runner, feeds: Iterable[tuple[str, Feed]], tolerance: Tolerance | None = None
 ) -> ParityReport:
     """Compare two open runners on named feeds.
 

@@ -9,9 +9,9 @@ from workbench.core.packages import load_tensorflow, package_version, processor_
 from workbench.engine import tensorrt_api
 
 PACKAGES = (
-    "numpy", "pillow", "scikit-image", "matplotlib", "onnx", "onnxruntime", "tensorflow", "keras", "tf2onnx", "tf_keras",
-    "segmentation-models", "keras2onnx", "jupyterlab", "tensorrt", "tensorrt-rtx", "tensorrt-lean", "cuda-python",
-    "pycuda", "onnxruntime-gpu", "torch",
+    "numpy", "pillow", "scikit-image", "matplotlib", "onnx", "onnxruntime", "tensorflow", "keras", "tf2onnx",
+    "tf_keras", "segmentation-models", "keras2onnx", "jupyterlab", "tensorrt", "tensorrt-rtx", "tensorrt-lean",
+    "cuda-python", "pycuda", "onnxruntime-gpu", "torch",
 )  # fmt: skip
 
 

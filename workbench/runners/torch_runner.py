@@ -136,11 +136,7 @@ class TorchRunner(Runner):
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
-    """Copy a tensor into a NumPy array of its own.
-
-    Raises:
-        InputError: NumPy has no such type, as for bfloat16.
-    """
+    """Copy a tensor into a NumPy array of its own; refuse one of a type that NumPy has not, such as bfloat16."""
     try:
         return np.array(tensor.detach().cpu().numpy())
     except TypeError as error:
