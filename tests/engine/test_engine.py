@@ -49,7 +49,7 @@ from workbench.engine.tensorrt_api import Flavour
 from workbench.onnx_graph import file as onnx_file
 from workbench.onnx_graph.file import _hash_file, known_digest, take_digest
 from workbench.precision.calibration import calibrate
-from workbench.precision.spec import Wanted
+from workbench.precision.spec import PrecisionSpec
 
 FLOAT = TensorProto.FLOAT
 L4, RTX_4090, H200 = (
@@ -678,7 +678,7 @@ def test_whatever_shapes_a_plan_is_in_its_key(small, monkeypatch, options):
 
 def test_another_version_or_gpu_is_another_key(small):
     rtx = tensorrt_api.open_flavour("tensorrt_rtx")
-    job = engine_build._Job(small, rtx, None, (), None, None, Wanted("fp32"), {})
+    job = engine_build._Job(small, rtx, None, (), None, None, PrecisionSpec("fp32"), {})
     keys = {
         job.key("a"),
         job.key("b"),
@@ -686,7 +686,7 @@ def test_another_version_or_gpu_is_another_key(small):
         replace(job, gpu=RTX_4090).key("a"),
         replace(job, flavour=replace(rtx, version="1.8")).key("a"),
         replace(job, shape={"input": np.array([1, 3, 16, 16])}).key("a"),
-        replace(job, wanted=Wanted("fp16")).key("a"),
+        replace(job, wanted=PrecisionSpec("fp16")).key("a"),
     }
     assert len(keys) == 7
     lists = replace(job, shape={"input": [1, 3, 16, 16]}).key("a")

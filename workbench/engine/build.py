@@ -35,8 +35,8 @@ from workbench.engine.plan import (
 from workbench.engine.process import run_child
 from workbench.engine.tensorrt_api import Flavour, available_flavours, open_flavour
 from workbench.onnx_graph.file import check, known_digest, take_digest
-from workbench.precision.convert import convert, find_nodes, want
-from workbench.precision.spec import Wanted, check_wanted
+from workbench.precision.convert import find_nodes, measure_spec, to_precision
+from workbench.precision.spec import PrecisionSpec, check_spec
 
 if TYPE_CHECKING:
     from workbench.precision.calibration import Calibration
@@ -55,7 +55,7 @@ class _Job:
     targets: tuple[str, ...]
     shape: Any
     profile: Any
-    wanted: Wanted
+    spec: PrecisionSpec
     options: dict[str, Any]
     progress: bool = False
     timeout_s: float | None = None
@@ -74,7 +74,7 @@ class _Job:
             "gpu": [self.gpu.name, self.gpu.capability] if self.gpu else None,
             "targets": self.targets,
             "shapes": [_plain(self.shape), _plain(self.profile), DEFAULT_BATCH],
-            "precision": [self.wanted.precision, self.wanted.digest],
+            "precision": [self.spec.precision, self.spec.digest],
             "options": self.options,
             "workbench": __version__,
         }
@@ -131,17 +131,17 @@ def build_engine(
         EngineBuildError: TensorRT refused, crashed or took too long, or its layers are not in the precision; its
             `log` has TensorRT's own lines.
     """
-    check_wanted(precision, keep, calibration, images)
+    check_spec(precision, keep, calibration, images)
     _check_numbers(workspace_bytes, timeout_s)
     chosen = _choose_flavour(flavour, targets)
     checked = _check_targets(chosen, targets)
     options: dict[str, Any] = {"workspace_bytes": int(workspace_bytes), "tf32": precision == "tf32"}
     options |= {"version_compatible": bool(version_compatible), "keep": sorted(keep)}
-    rest = (Wanted(precision, tuple(keep)), options, progress, timeout_s, cache)
+    rest = (PrecisionSpec(precision, tuple(keep)), options, progress, timeout_s, cache)
     job = _Job(Path(onnx_path), chosen, _building_gpu(chosen), checked, shape, profile, *rest)
     if images is not None:
         _check_model(job)  # before minutes are spent on the pictures
-    job = replace(job, wanted=want(job.path, job.wanted, calibration, images, preprocess, progress=progress))
+    job = replace(job, spec=measure_spec(job.path, job.spec, calibration, images, preprocess, progress=progress))
     return _take_or_build(job)
 
 
@@ -228,8 +228,8 @@ def _check_model(job: _Job) -> Profile:
 def _build(job: _Job, profile: Profile, digest: str) -> Plan:
     with temporary_folder() as folder:
         converted, plan_path, timing = folder / job.path.name, folder / f"{job.path.name}.plan", ""
-        report = convert(job.path, converted, job.wanted)
-        kept = report.kept if report is not None else find_nodes(job.path, job.wanted.keep)
+        report = to_precision(job.path, converted, job.spec)
+        kept = report.kept if report is not None else find_nodes(job.path, job.spec.keep)
         if job.cache and job.here:
             timing = str(engine_cache.timing_cache_path(job.flavour.name, job.flavour.version, job.here.name))
         order = {
@@ -241,7 +241,7 @@ def _build(job: _Job, profile: Profile, digest: str) -> Plan:
             "workspace_bytes": job.options["workspace_bytes"],
             "version_compatible": job.options["version_compatible"],
             "timing_cache": timing,
-            "precision": job.wanted.precision,
+            "precision": job.spec.precision,
             "kept": [name for name, _, _ in kept],
             "whole": report is not None,
         }
@@ -264,13 +264,13 @@ def _manifest(job: _Job, profile: Profile, digest: str, data: bytes, facts: Mapp
         onnx_sha256=digest,
         plan_sha256=hashlib.sha256(data).hexdigest(),
         plan_bytes=len(data),
-        precision=job.wanted.precision,
+        precision=job.spec.precision,
         profiles=(profile,),
         options=job.options,
         layers=facts["layers"],
         types=facts["types"],
         qdq_pairs=facts["layers"].get("DEQUANTIZE", 0),
-        calibration=job.wanted.digest,
+        calibration=job.spec.digest,
         kernels=tuple(facts["kernels"]),
         memory=facts["memory"],
         workbench=__version__,
