@@ -22,7 +22,6 @@ from workbench.models.files import open_model
 from workbench.models.torch_file import open_torch_file
 from workbench.parity.stages import verify
 from workbench.runners.backends import open_runner
-from workbench.runners.compare import verify
 from workbench.runners.torch_runner import TorchRunner
 
 NAMES = ("residual", "unet", "transformer", "lstm", "many ends", "resnet50")
