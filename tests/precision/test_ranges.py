@@ -165,7 +165,7 @@ def test_the_package_gives_its_names_without_loading_what_is_not_asked_for():
     assert sorted(precision.__all__) == dir(precision)
     assert precision.measure_ranges is measure_ranges
     assert all(callable(getattr(precision, name)) for name in precision.__all__ if not name.isupper())
-    with pytest.raises(AttributeError, match="No workbench.precision attribute to_fp17"):
+    with pytest.raises(AttributeError, match=r"No workbench\.precision attribute to_fp17"):
         precision.to_fp17  # noqa: B018
 
 

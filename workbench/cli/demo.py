@@ -1,5 +1,6 @@
 """The main job: two networks from Keras to ONNX to a runner, with pictures and a verdict."""
 
+import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -18,14 +19,16 @@ from workbench.core.files import atomic_path, make_folder
 from workbench.core.packages import load_keras
 from workbench.export.keras_model import keras_to_onnx
 from workbench.measure.figures import latency_figure
-from workbench.measure.latency import compare_runners
+from workbench.measure.latency import time_runners
 from workbench.models import fcn_vgg16, resnet50
 from workbench.models.fcn_vgg16 import STREET_SIZE, segmentation_answer, street_input
 from workbench.parity import figures
 from workbench.pictures.images import photographs, rescale_image
 from workbench.pictures.labels import Picture, read_folder, street_scenes
 from workbench.runners.backends import open_runner
-from workbench.runners.compare import verify_runners
+from workbench.runners.compare import compare_runners
+
+DESCRIPTION = "Convert ResNet-50 and the segmentation network, run both forms, compare and draw."
 
 SCENES = ("scene_1000025", "scene_1000022", "scene_1000014")
 """A sunny street, one in the rain, one at dusk."""
@@ -87,12 +90,12 @@ def _resnet50(
     onnx_path = _convert(network.model, folder / "resnet50.onnx", bar)
     feeds = [(p.name, {"input": resnet50.preprocess(p.image)[None]}) for p in pictures]
     with open_runner(network.model) as reference, open_runner(onnx_path) as candidate:
-        report = verify_runners(reference, candidate, tqdm(feeds, desc="compare", leave=False, disable=bar.disable))
+        report = compare_runners(reference, candidate, tqdm(feeds, desc="compare", leave=False, disable=bar.disable))
         report = replace(report, notes=(*report.notes, network.note))
         bar.update()
         answers = [np.concatenate([r.infer(feed)["output"] for _, feed in feeds]) for r in (reference, candidate)]
         figure = classification_figure(pictures[0], answers, network, (reference.info, candidate.info))
-        table = compare_runners([reference, candidate], feeds[0][1], runs=10)
+        table = time_runners([reference, candidate], feeds[0][1], runs=10)
     paths = [folder / "resnet50.png", folder / "resnet50_latency.png"]
     save_figure(figure, paths[0])
     save_figure(latency_figure(table), paths[1])
@@ -129,11 +132,11 @@ def _segmentation(
     feeds = ((p.name, {"input": street_input(p.image, STREET_SIZE)}) for p in pictures)
     with open_runner(model) as reference, open_runner(onnx_path) as candidate:
         bars = tqdm(feeds, desc="compare", leave=False, total=len(pictures), disable=bar.disable)
-        report = verify_runners(reference, candidate, bars)
+        report = compare_runners(reference, candidate, bars)
         bar.update()
         paths = [_draw(picture, reference, candidate, folder) for picture in pictures]
         first = pictures[0].image
-        table = compare_runners(
+        table = time_runners(
             [reference, candidate],
             {"input": street_input(first, STREET_SIZE)},
             end_to_end=lambda runner: segmentation_answer(runner, first),
@@ -172,3 +175,28 @@ def _write_reports(reports: dict[str, ParityReport], folder: Path) -> list[Path]
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("--images", type=Path, metavar="DIR", help="your own pictures instead of the built-in ones")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("demo_output"), metavar="DIR", help="default: demo_output"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("imagenet", "random"),
+        default="imagenet",
+        help="of ResNet-50; imagenet comes from Keras's cache or the network, and falls back to random, saying so",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demonstration, print its reports and name its files."""
+    result = run_demo(options.output, options.images, weights=options.weights)
+    for name, report in result.reports.items():
+        print(f"\n{name}: {report.to_text()}")
+    print("\nwritten:")
+    for path in result.files:
+        print(f"  {path}")
+    return 0 if result.passed else 1

@@ -61,5 +61,5 @@ class DeviceError(WorkbenchError, RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text that says something, or the error's type."""
+    """The first line of a message, or the error's name where it has none."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -26,20 +26,10 @@ _OTHER = "use exporter='tf2onnx'"
 def keras2onnx_to_onnx(
     model: Any, path: str | os.PathLike[str], *, spatial: tuple[int, int] | None, opset: int, bar: Any = None
 ) -> Path:
-    """Convert a tf_keras model in a child process and check the result.
+    """Convert a model in a child process, which moves the bar five steps, and check the result; see `keras_to_onnx`.
 
-    Args:
-        model: a functional or Sequential tf_keras model of tf_keras's own layers.
-        path: the `.onnx` file to write, whole or not at all.
-        spatial: (height, width) in pixels for a model that leaves them open.
-        opset: ONNX operator set, at most 15.
-        bar: a tqdm bar to move, five steps.
-    Returns:
-        `path`.
     Raises:
         ExportError: keras2onnx cannot take this model; the message says why and names the other exporter.
-        BackendUnavailableError: keras2onnx or tf_keras is not installed.
-        OutputError: the file cannot be written.
     """
     _check_model(model)
     # its own import needs packages of 2020, which only the child has; asking for its metadata is enough here

@@ -23,7 +23,7 @@ from workbench.core.packages import require_backend
 from workbench.models.torch_file import first_line, is_program, is_script
 from workbench.onnx_graph.file import OnnxSummary, check
 from workbench.pictures.feeds import Feed
-from workbench.runners.compare import verify_runners
+from workbench.runners.compare import compare_runners
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 from workbench.runners.torch_runner import TorchRunner
 
@@ -31,6 +31,8 @@ BATCHES = (1, 2, 3)
 SCRIPT_OPSET = 17
 LARGEST_BYTES = 2_000_000_000
 _STEPS = 5
+_FIXED = "the batch is fixed, as in the program; torch.export.export(..., dynamic_shapes=...) can leave it open"
+_NUMBER = "write x.shape[0] or -1 there instead of a number, or give dynamic_batch=False"
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,13 @@ def torch_to_onnx(
     with tqdm(total=_STEPS, unit="step", leave=False, disable=not progress) as bar:
         bar.set_description("run PyTorch")
         with TorchRunner(model, example, dynamic_batch=dynamic_batch) as reference:
-            _check_size(reference)
             _step(bar, "export")
             start = time.perf_counter()
             exported = _export(reference, opset)
             _step(bar, "simplify")
-            graph = _simplify(slim, exported)
+            graph = slim(exported)
+            for part in (graph, graph.graph, *graph.graph.node, *graph.graph.input, *graph.graph.output):
+                del part.metadata_props[:]  # the exporter's notes hold paths and lines of the source code
             seconds = time.perf_counter() - start
             _step(bar, "write the file")
             with atomic_path(path) as temporary:
@@ -114,9 +117,8 @@ def torch_to_onnx(
                 summary = check(temporary)
             _step(bar, "compare")
             report = _compare(reference, Path(path))
-            bar.update()
-            notes = _notes(reference, dynamic_batch)
-    return TorchExport(Path(path), report, summary, len(exported.graph.node), seconds, notes)
+            fixed = dynamic_batch and not any(spec.shape[:1] == (None,) for spec in reference.inputs.values())
+    return TorchExport(Path(path), report, summary, len(exported.graph.node), seconds, (_FIXED,) if fixed else ())
 
 
 def make_feeds(reference: TorchRunner, seed: int = 0) -> Iterator[tuple[str, Feed]]:
@@ -130,21 +132,23 @@ def make_feeds(reference: TorchRunner, seed: int = 0) -> Iterator[tuple[str, Fee
     for batch in BATCHES:
         feed = {}
         for name, spec in reference.inputs.items():
-            shape = tuple(batch if size is None else size for size in spec.shape)
-            feed[name] = _array_like(reference.example[name], shape, generator)
+            shape, example = tuple(batch if size is None else size for size in spec.shape), reference.example[name]
+            values: np.ndarray
+            if example.dtype.kind == "f":
+                values = generator.standard_normal(shape) * (float(example.std()) or 1.0) + float(example.mean())
+            else:
+                values = generator.integers(int(example.min()), int(example.max()) + 1, shape)
+            feed[name] = values.astype(example.dtype)
         yield f"random {batch}", feed
-
-
-def _array_like(example: np.ndarray, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    if example.dtype.kind != "f":
-        low, high = int(example.min()), int(example.max())
-        return generator.integers(low, high + 1, shape).astype(example.dtype)
-    spread = float(example.std()) or 1.0
-    return (generator.standard_normal(shape) * spread + float(example.mean())).astype(example.dtype)
 
 
 def _export(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
     """Run PyTorch's exporter and check that it wrote what was asked for."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in reference.tensors())
+    if size > LARGEST_BYTES:
+        raise ExportError(
+            f"the network has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2; export its parts"
+        )
     try:
         with reference.settled(), _quiet():
             graph = _export_script(reference, opset) if is_script(reference.model) else _export_model(reference, opset)
@@ -202,14 +206,6 @@ def _export_script(reference: TorchRunner, opset: int | None) -> onnx.ModelProto
     return onnx.load_from_string(buffer.getvalue())
 
 
-def _simplify(slim: Any, graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove what the exporter left over, and its notes, which hold paths and lines of the source code."""
-    graph = slim(graph)
-    for part in (graph, graph.graph, *graph.graph.node, *graph.graph.input, *graph.graph.output):
-        del part.metadata_props[:]
-    return graph
-
-
 def _name_batch(graph: onnx.ModelProto, reference: TorchRunner) -> None:
     """Give the open batch its name, and refuse a graph in which the network fixed it."""
     symbols = set()
@@ -219,10 +215,7 @@ def _name_batch(graph: onnx.ModelProto, reference: TorchRunner) -> None:
             continue
         first = value.type.tensor_type.shape.dim[0]
         if first.HasField("dim_value"):
-            raise ExportError(
-                f"the network fixes the batch to {first.dim_value} in its own code; write x.shape[0] or -1 there "
-                "instead of a number, or give dynamic_batch=False"
-            )
+            raise ExportError(f"the network fixes the batch to {first.dim_value} in its own code; {_NUMBER}")
         symbols.add(first.dim_param)
     for value in (*graph.graph.input, *graph.graph.output, *graph.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
@@ -233,26 +226,12 @@ def _name_batch(graph: onnx.ModelProto, reference: TorchRunner) -> None:
 def _compare(reference: TorchRunner, path: Path) -> ParityReport:
     try:
         with OnnxRuntimeRunner(path) as candidate:
-            return verify_runners(reference, candidate, make_feeds(reference))
+            return compare_runners(reference, candidate, make_feeds(reference))
     except RuntimeError as error:
         raise ExportError(
             f"{path} was written, but could not be compared: {first_line(error)}; if the network takes one batch size "
             "only, give dynamic_batch=False"
         ) from error
-
-
-def _notes(reference: TorchRunner, dynamic_batch: bool) -> tuple[str, ...]:
-    if not dynamic_batch or any(spec.shape[:1] == (None,) for spec in reference.inputs.values()):
-        return ()
-    return ("the batch is fixed, as in the program; torch.export.export(..., dynamic_shapes=...) can leave it open",)
-
-
-def _check_size(reference: TorchRunner) -> None:
-    size = sum(tensor.numel() * tensor.element_size() for tensor in reference.tensors())
-    if size > LARGEST_BYTES:
-        raise ExportError(
-            f"the network has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2; export its parts"
-        )
 
 
 def _explain(error: BaseException) -> str:
@@ -263,7 +242,11 @@ def _explain(error: BaseException) -> str:
     names, text = {type(link).__name__ for link in chain}, "\n".join(map(str, chain))
     if "GuardOnDataDependentSymNode" in names or "data-dependent" in text:
         where = re.search(r'File "([^"]+)", line (\d+), in .*\n\s*(.+)', text)
-        line = f" ({_place(where.group(1))}line {where.group(2)}: {where.group(3).strip()})" if where else ""
+        line = ""
+        if where:
+            file, number, code = where.groups()  # a notebook's cell has a number for a file name
+            place = "" if Path(file).stem.isdigit() or file.startswith("<") else f"{Path(file).name}, "
+            line = f" ({place}line {number}: {code.strip()})"
         return (
             f"the network decides by the values of its data which way to go{line}, and a graph has one way; "
             "use torch.where for a choice between numbers, or torch.cond for one between layers"
@@ -275,16 +258,8 @@ def _explain(error: BaseException) -> str:
             "the network, or write it with other operators"
         )
     if "Constraints violated" in text or "specialized" in text:
-        return (
-            "the network fixes the batch in its own code; write x.shape[0] or -1 there instead of a number, "
-            "or give dynamic_batch=False"
-        )
+        return f"the network fixes the batch in its own code; {_NUMBER}"
     return f"PyTorch's exporter cannot convert the network: {first_line(chain[-1])}"
-
-
-def _place(file: str) -> str:
-    """The name of a file; none for a notebook's cell, whose file has a number for a name."""
-    return "" if Path(file).stem.isdigit() or file.startswith("<") else f"{Path(file).name}, "
 
 
 @contextlib.contextmanager
@@ -292,13 +267,13 @@ def _quiet() -> Iterator[None]:
     """Hold back what the exporter logs, warns of and prints; what matters is in its errors and in the parity report."""
     loggers = [logging.getLogger(name) for name in ("torch", "onnxscript")]
     levels = [logger.level for logger in loggers]
+    held = io.StringIO()
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(held), contextlib.redirect_stderr(held):
             warnings.simplefilter("ignore")
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

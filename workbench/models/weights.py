@@ -1,4 +1,4 @@
-"""Weights as plain `.npz` files: one array per variable, named `layer/variable`."""
+"""Weights as plain `.npz` files, one array per variable, named `layer/variable`; and random ones set on pictures."""
 
 import os
 import zipfile
@@ -40,11 +40,8 @@ def save_weights(weights: dict[str, np.ndarray], path: str | os.PathLike[str], d
 
 
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
-    """Load an `.npz` file written by `save_weights` into a model that `build` made.
+    """Load an `.npz` file written by `save_weights` into a Keras 3 or tf_keras model that `build` made.
 
-    Args:
-        model: a built Keras 3 or tf_keras model.
-        path: the `.npz` file.
     Raises:
         ModelError: the file is missing or damaged, or names and shapes are not the model's.
     """
@@ -84,3 +81,19 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} is not a readable .npz file ({error}); copy it again") from error
+
+
+def calibrate(model: Any, batch: np.ndarray) -> None:
+    """Set the batch statistics of random weights on real pictures, in place, so that answers differ between pictures.
+
+    Args:
+        model: a Keras 3 or tf_keras model.
+        batch: (N, H, W, 3) float32, preprocessed.
+    """
+    layers = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    model(batch, training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
