@@ -5,7 +5,7 @@ of logits are 42 MB. On a GPU those copies can cost more than the network.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,11 @@ def fuse_preprocessing(model: Model, out: str | os.PathLike[str], *, mean: Array
     """
     network = _open(model)
     value = _only(real_inputs(network.graph), "input")
-    _check_picture(value)
+    shape = dims(value.type.tensor_type)
+    if len(shape) != 4 or shape[1] != 3:
+        fix = "its layout is channels-last; export it channels-first" if shape[-1:] == (3,) else "give such a network"
+        raise ModelError(f"{_text(value)}, expected a picture input (batch, 3, H, W); {fix}")
+    _check_float(value, "the preprocessing may be in the graph already")
     offset = np.asarray(mean, np.float32)
     if offset.shape != (3,) or not np.isfinite(offset).all():
         raise InputError(f"got the mean {mean!r}, expected three numbers; pass (red, green, blue)")
@@ -92,15 +96,19 @@ def fuse_argmax(model: Model, out: str | os.PathLike[str], *, operator: str = "A
         ExportError: a network of more than 2 GB.
         OutputError: the file cannot be written.
     """
-    if operator not in _LABELLERS:
-        raise InputError(f"got operator={operator!r}, expected {' or '.join(map(repr, _LABELLERS))}")
+    if operator not in ("ArgMax", "MaxPool"):
+        raise InputError(f"got operator={operator!r}, expected 'ArgMax' or 'MaxPool'")
     network = _open(model)
     value = _only(network.graph.output, "output")
     _check_scores(value, network)
     name, fresh = value.name, namer(network)
     scores = fresh(f"{name}_scores")
     rename(network.graph, {name: scores})
-    nodes, weights = _LABELLERS[operator](value, scores, fresh)
+    strongest = fresh(f"{name}_strongest")
+    weights: list[onnx.TensorProto] = []
+    nodes = [helper.make_node("ArgMax", [scores], [strongest], fresh("strongest_channel"), axis=1, keepdims=0)]
+    if operator == "MaxPool":
+        nodes, weights = _max_pool(value, scores, fresh)
     last = helper.make_node("Cast", [nodes[-1].output[0]], [name], fresh("cast_labels"), to=TensorProto.UINT8)
     network.graph.node.extend([*nodes, last])
     network.graph.initializer.extend(weights)
@@ -109,15 +117,9 @@ def fuse_argmax(model: Model, out: str | os.PathLike[str], *, operator: str = "A
     return write(network, out)
 
 
-Part = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
-
-
-def _argmax(value: onnx.ValueInfoProto, scores: str, fresh: Namer) -> Part:
-    strongest = fresh(f"{value.name}_strongest")
-    return [helper.make_node("ArgMax", [scores], [strongest], fresh("strongest_channel"), axis=1, keepdims=0)], []
-
-
-def _max_pool(value: onnx.ValueInfoProto, scores: str, fresh: Namer) -> Part:
+def _max_pool(
+    value: onnx.ValueInfoProto, scores: str, fresh: Namer
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Pool (batch, 1, C, pixels) over C; the place of a maximum, counted through the whole batch, tells its channel."""
     channels, height, width = (dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])
     if not height or not width:
@@ -141,9 +143,6 @@ def _max_pool(value: onnx.ValueInfoProto, scores: str, fresh: Namer) -> Part:
     return nodes, [numpy_helper.from_array(array.astype(np.int64), names[key]) for key, array in numbers.items()]
 
 
-_LABELLERS: dict[str, Callable[[onnx.ValueInfoProto, str, Namer], Part]] = {"ArgMax": _argmax, "MaxPool": _max_pool}
-
-
 def _open(model: Model) -> onnx.ModelProto:
     """Read a checked model with its weights, or copy a loaded one."""
     if isinstance(model, onnx.ModelProto):
@@ -158,14 +157,6 @@ def _only(values: Iterable[onnx.ValueInfoProto], kind: str) -> onnx.ValueInfoPro
         names = ", ".join(value.name for value in values) or "none"
         raise ModelError(f"the network has {len(values)} {kind}s ({names}), expected one; export it with one {kind}")
     return values[0]
-
-
-def _check_picture(value: onnx.ValueInfoProto) -> None:
-    shape = dims(value.type.tensor_type)
-    if len(shape) != 4 or shape[1] != 3:
-        fix = "its layout is channels-last; export it channels-first" if shape[-1:] == (3,) else "give such a network"
-        raise ModelError(f"{_text(value)}, expected a picture input (batch, 3, H, W); {fix}")
-    _check_float(value, "the preprocessing may be in the graph already")
 
 
 def _check_scores(value: onnx.ValueInfoProto, network: onnx.ModelProto) -> None:
