@@ -58,15 +58,12 @@ def open_model(source: Any, *, inputs: Names = None, outputs: Names = None) -> A
         return open_checkpoint(path, outputs, inputs)
     if kind == "graph":
         return read_frozen_graph(path, inputs, outputs)
-    return open_torch_file(path) if kind == "torch" else read_keras_file(path)
+    return open_torch_file(path) if kind == "torch" else _read_keras_file(path)
 
 
 def model_kind(source: PathLike, *, ends_named: bool = False) -> str:
     """Tell what a name or a path means, without importing any framework.
 
-    Args:
-        source: as for `open_model`.
-        ends_named: whether names of inputs or outputs were given with it.
     Returns:
         `"name"`, `"saved model"`, `"checkpoint"`, `"graph"`, `"torch"` or `"keras"`.
     Raises:
@@ -234,7 +231,11 @@ def _read_saved_model(path: Path, inputs: Names, outputs: Names) -> FrozenGraph:
         raise ModelError(f"{path} is a damaged SavedModel ({first_line(error)}); export it again") from error
     function = module.signatures.get("serving_default")
     if function is None:
-        raise ModelError(_no_signature(path, list(module.signatures), module))
+        has = f"only {', '.join(module.signatures)}" if module.signatures else "none at all"
+        graph, way = getattr(module, "graph", None), "export it with model.export(...)"
+        for proposal in propose_outputs(graph.as_graph_def())[:1] if graph is not None else ():
+            way = f"name its outputs with --outputs; {proposal.name} is likely, for {proposal.reason}"
+        raise ModelError(f"the SavedModel {path} has no signature 'serving_default' ({has}); {way}")
     names = tuple(function.structured_input_signature[1])
     answers = tuple(sorted(function.structured_outputs))
     single = ("input",) if len(names) == 1 else names
@@ -243,24 +244,8 @@ def _read_saved_model(path: Path, inputs: Names, outputs: Names) -> FrozenGraph:
     return frozen
 
 
-def _no_signature(path: Path, signatures: list[str], module: Any) -> str:
-    """Say which signatures there are, and which nodes could be named instead."""
-    graph = getattr(module, "graph", None)
-    proposals = propose_outputs(graph.as_graph_def()) if graph is not None else ()
-    has = f"only {', '.join(signatures)}" if signatures else "none at all"
-    way = "export it with model.export(...)"
-    if proposals:
-        way = f"name its outputs with --outputs; {proposals[0].name} is likely, for {proposals[0].reason}"
-    return f"the SavedModel {path} has no signature 'serving_default' ({has}); {way}"
-
-
-def read_keras_file(path: Path) -> Any:
-    """Open a file with Keras 3, or with tf_keras where tf_keras wrote it and Keras 3 cannot read it.
-
-    Raises:
-        ModelError: neither can; the message says why and what to do.
-        BackendUnavailableError: the file needs tf_keras, which is not installed.
-    """
+def _read_keras_file(path: Path) -> Any:
+    """Open a file with Keras 3, or with tf_keras where tf_keras wrote it and Keras 3 cannot read it."""
     keras = load_keras()
     try:
         return keras.saving.load_model(path, compile=False)
