@@ -24,8 +24,7 @@ from workbench.onnx_graph.rewrites import keep_zero_padding, make_resize_exact
 
 def import_keras2onnx(keras: Any) -> ModuleType:
     """Import keras2onnx and make it read tf_keras, given as `keras`; eager execution must be off."""
-    _restore_numpy_names()
-    _restore_onnx_mapping()
+    _restore_names()
     _restore_python_modules()
     _present_as_tensorflow_keras(keras)
     keras2onnx = require_backend("keras2onnx", "classic")
@@ -37,21 +36,16 @@ def import_keras2onnx(keras: Any) -> ModuleType:
 
 
 def _module(name: str, **names: Any) -> ModuleType:
-    module = types.ModuleType(name)
+    module = sys.modules[name] = types.ModuleType(name)
     vars(module).update(names)
-    sys.modules[name] = module
     return module
 
 
-def _restore_numpy_names() -> None:
-    """NumPy 1.24 took away its names for Python's own types."""
+def _restore_names() -> None:
+    """NumPy 1.24 took away its names for Python's own types, onnx 1.19 `onnx.mapping`."""
     for kind in (bool, object, int, float, str, complex):
         if kind.__name__ not in vars(np):
             setattr(np, kind.__name__, kind)
-
-
-def _restore_onnx_mapping() -> None:
-    """Version 1.19 of onnx took away `onnx.mapping`."""
     types_of = {
         number: np.dtype(helper.tensor_dtype_to_np_dtype(number))
         for number in TensorProto.DataType.values()

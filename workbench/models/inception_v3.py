@@ -50,11 +50,6 @@ def load_slim() -> ModuleType:
 
     TensorFlow's old batch normalisation looks for `tf_keras.legacy_tf_layers`, which has moved to `tf_keras.src`;
     it is put where TensorFlow looks.
-
-    Returns:
-        The module `tf_slim`.
-    Raises:
-        BackendUnavailableError: TensorFlow, tf_keras or tf_slim is not installed.
     """
     load_tf_keras()
     for name in ("legacy_tf_layers", "legacy_tf_layers.normalization"):

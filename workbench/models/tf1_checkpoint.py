@@ -33,8 +33,8 @@ _OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"  # the key that TensorFlow 2 wri
 def find_checkpoint(path: PathLike) -> Path | None:
     """Find the prefix of the checkpoint that a path means, such as `model.ckpt` for `model.ckpt.meta`.
 
-    That is the prefix itself, one of its files (`.meta`, `.index`, `.data-00000-of-00001`), a single `.ckpt` file of the
-    older format, or a folder that holds one checkpoint or says in `checkpoint` which is the latest. Files may be
+    That is the prefix itself, one of its files (`.meta`, `.index`, `.data-00000-of-00001`), a single `.ckpt` file of
+    the older format, or a folder that holds one checkpoint or says in `checkpoint` which is the latest. Files may be
     missing; None when the path does not look like a checkpoint.
 
     Raises:

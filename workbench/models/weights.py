@@ -49,11 +49,7 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
 
 
 def assign_weights(model: Any, arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> None:
-    """Put arrays that were read from `path` into a model that `build` made.
-
-    Raises:
-        ModelError: names and shapes are not the model's.
-    """
+    """Put arrays that were read from `path` into a model that `build` made; ModelError where they are not its own."""
     variables = named_weights(model)
     if set(arrays) != set(variables):
         odd = ", ".join(sorted(set(arrays) ^ set(variables))[:4])
@@ -69,11 +65,7 @@ def assign_weights(model: Any, arrays: dict[str, np.ndarray], path: str | os.Pat
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read the arrays of an `.npz` file by `layer/variable`.
-
-    Raises:
-        ModelError: the file is missing or damaged.
-    """
+    """Read the arrays of an `.npz` file by `layer/variable`; ModelError where it is missing or damaged."""
     if not Path(path).is_file():
         raise ModelError(f"the weights {path} do not exist; give the path of an .npz file")
     try:
