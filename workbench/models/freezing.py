@@ -98,6 +98,7 @@ def freeze_function(function: Any, inputs: Sequence[str], outputs: Sequence[str]
 
 def fixed_shape(name: str, shape: tuple[int | None, ...], spatial: tuple[int, int] | None) -> list[int | None]:
     """Keep the batch open, fill open heights and widths of a picture from `spatial`; ExportError if it does not fit."""
+    batch, *rest = shape
     if len(shape) != 4:
         return [batch, *rest]
     unknown = [axis for axis, size in enumerate(rest) if size is None]
