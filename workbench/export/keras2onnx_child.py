@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from workbench.core.errors import ExportError, ModelError, first_line
 from workbench.core.packages import load_tensorflow, load_tf_keras, require_backend
 from workbench.core.process import send, serve
+from workbench.onnx_graph.edit import set_attribute
 from workbench.onnx_graph.file import check, name_batch, rename_ends
 from workbench.onnx_graph.rewrites import keep_zero_padding, make_resize_exact
 
@@ -116,35 +117,29 @@ def _pad_transposed_as_tensorflow() -> None:
     module = importlib.import_module("keras2onnx.ke2onnx.conv")
     original = module.convert_keras_conv_core
 
-    def convert_keras_conv_core(scope: Any, operator: Any, container: Any, is_transpose: bool, *rest: Any) -> None:
-        def add_node(kind: str, *names: Any, **attributes: Any) -> None:
-            padding = _transposed_padding(operator.raw_operator) if kind == "ConvTranspose" else {}
-            type(container).add_node(container, kind, *names, **{**attributes, **padding})
-
-        container.add_node = add_node
-        try:
-            original(scope, operator, container, is_transpose, *rest)
-        finally:
-            del container.add_node
+    def convert_keras_conv_core(scope: Any, operator: Any, container: Any, *rest: Any) -> None:
+        before = len(container.nodes)
+        original(scope, operator, container, *rest)
+        for node in container.nodes[before:]:
+            for name, value in _padding(operator.raw_operator).items() if node.op_type == "ConvTranspose" else ():
+                set_attribute(node, name, value)
 
     module.convert_keras_conv_core = convert_keras_conv_core  # type: ignore[attr-defined]
 
 
-def _transposed_padding(layer: Any) -> dict[str, Any]:
+def _padding(layer: Any) -> dict[str, Any]:
     """The padding of a transposed convolution in ONNX's words; at every size it is that of an input of one pixel."""
     length = importlib.import_module("tf_keras.src.utils.conv_utils").deconv_output_length
     more = layer.output_padding or (None,) * len(layer.kernel_size)
-    ones = zip(layer.kernel_size, more, layer.strides, layer.dilation_rate, strict=True)
-    given = [
+    totals = [
         (size - 1) * dilation + 1 - length(1, size, layer.padding, extra, stride, dilation=dilation)
-        for size, extra, stride, dilation in ones
+        for size, extra, stride, dilation in zip(
+            layer.kernel_size, more, layer.strides, layer.dilation_rate, strict=True
+        )
     ]
-    cut = [max(total, 0) for total in given]
-    return {
-        "auto_pad": "NOTSET",
-        "pads": [total // 2 for total in cut] + [total - total // 2 for total in cut],
-        "output_padding": [max(-total, 0) for total in given],
-    }
+    cut = [max(total, 0) for total in totals]
+    pads = [total // 2 for total in cut] + [total - total // 2 for total in cut]
+    return {"auto_pad": "NOTSET", "pads": pads, "output_padding": [max(-total, 0) for total in totals]}
 
 
 def convert(order: dict[str, Any]) -> None:

@@ -124,8 +124,7 @@ def torch_to_onnx(
 def make_feeds(reference: TorchRunner, seed: int = 0) -> Iterator[tuple[str, Feed]]:
     """Yield the example, then random inputs like it, in batches of 1, 2 and 3 where the batch is open.
 
-    Random numbers have the mean and spread of the example, integers stay between its smallest and largest, so that an
-    index stays valid.
+    Random numbers have its mean and spread; integers stay between its smallest and largest, so that an index is valid.
     """
     generator = np.random.default_rng(seed)
     yield "the example", dict(reference.example)
@@ -168,7 +167,10 @@ def _export_model(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
     count = len(reference.arguments)
     shapes = dict(zip(reference.keywords, open_axes[count:], strict=True)) or tuple(open_axes)
     mixed = bool(count and reference.keywords)
-    values = [_two(*pair) for pair in zip([*reference.arguments, *reference.keywords.values()], open_axes, strict=True)]
+    values = [*reference.arguments, *reference.keywords.values()]
+    for index, axes in enumerate(open_axes):
+        if axes and values[index].shape[0] == 1:  # `torch.export` takes a size of 1 for a constant
+            values[index] = values[index].repeat(2, *[1] * (values[index].dim() - 1))
     program = torch.onnx.export(
         reference.model,
         tuple(values[:count]),
@@ -181,11 +183,6 @@ def _export_model(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
         opset_version=opset,
     )
     return program.model_proto
-
-
-def _two(value: Any, open_axes: dict[int, Any]) -> Any:
-    """Double a batch of one: `torch.export` takes a size of 1 for a constant."""
-    return value.repeat(2, *[1] * (value.dim() - 1)) if open_axes and value.shape[0] == 1 else value
 
 
 def _export_script(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
