@@ -76,7 +76,7 @@ def convert(
         from workbench.export.torch_model import torch_to_onnx
 
         export = torch_to_onnx(open_model(source), None, path, opset=opset, progress=progress)
-        return f"{export.to_text()}\nwritten {path}"
+        return f"{export.to_text()}written {path}"
     opset = default_opset(exporter, opset)
     if exporter == "keras2onnx":
         if frozen_only:

@@ -20,6 +20,7 @@ from workbench.core.compare import ParityReport
 from workbench.core.errors import ExportError
 from workbench.core.files import atomic_path
 from workbench.core.packages import require_backend
+from workbench.core.report import Report
 from workbench.models.torch_file import first_line, is_program, is_script
 from workbench.onnx_graph.file import OnnxSummary, check
 from workbench.pictures.feeds import Feed
@@ -36,7 +37,7 @@ _NUMBER = "write x.shape[0] or -1 there instead of a number, or give dynamic_bat
 
 
 @dataclass(frozen=True)
-class TorchExport:
+class TorchExport(Report):
     """What came out of an export.
 
     Attributes:
@@ -56,15 +57,20 @@ class TorchExport:
     notes: tuple[str, ...] = ()
 
     @property
-    def passed(self) -> bool:
-        """Whether the file answers like PyTorch."""
-        return self.report.passed
+    def verdict(self) -> str:
+        """Whether the file answers like PyTorch, one sentence."""
+        return self.report.verdict
 
-    def to_text(self) -> str:
-        """Return the summary, the notes and the verdict for people."""
+    def _status(self) -> str:
+        return "pass" if self.report.passed else "fail"
+
+    def _remarks(self) -> list[str]:
         left = sum(self.summary.operators.values())
         slim = f"onnxslim left {left} of {self.exported_nodes} nodes; {self.seconds:.1f} s"
-        return "\n".join([self.summary.to_text(), slim, *self.notes, self.report.verdict])
+        return [*self.summary.to_text().splitlines(), slim, *self.notes]
+
+    def _content(self) -> dict[str, Any]:
+        return {**super()._content(), "path": str(self.path)}
 
 
 def torch_to_onnx(
