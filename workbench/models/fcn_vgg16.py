@@ -137,12 +137,7 @@ def build(
 
 
 def weights_path(weights: str | os.PathLike[str] = "street-scenes") -> Path:
-    """Find a weights file by its name of `WEIGHTS`, or by the path of an `.npz` or Keras HDF5 file.
-
-    Raises:
-        ModelError: there is no such file.
-        InputError: the committed weights are not here.
-    """
+    """Find a weights file by its name of `WEIGHTS` or its path; ModelError, or InputError, where it is not here."""
     name = os.fspath(weights)
     if name in WEIGHTS:
         return data_file(WEIGHTS[name])

@@ -116,11 +116,7 @@ def freeze_model(model: Any, *, spatial: tuple[int, int] | None = None) -> Froze
 
 
 def open_tf_keras_model(source: Any) -> Any:
-    """Open what keras2onnx takes: a model object as it is, a file of tf_keras, or a named network built with it.
-
-    Raises:
-        ModelError: the file is not one of tf_keras, or cannot be read.
-    """
+    """Open what keras2onnx takes: a model object as it is, a file of tf_keras, or a named network built with it."""
     if not isinstance(source, (str, os.PathLike)):
         return source
     path = Path(source)

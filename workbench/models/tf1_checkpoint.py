@@ -164,11 +164,7 @@ def open_saved_graph(folder: PathLike, outputs: Names = None, inputs: Names = No
 
 
 def list_outputs(path: PathLike) -> tuple[OutputProposal, ...]:
-    """Rank the nodes of a checkpoint's graph that may be its output, the most likely first.
-
-    Raises:
-        ModelError: a file is missing, or the graph is damaged.
-    """
+    """Rank the nodes of a checkpoint's graph that may be its output, the most likely first; ModelError without it."""
     return propose_outputs(_read_meta(require_checkpoint(path)).graph_def)
 
 

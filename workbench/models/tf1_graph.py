@@ -234,11 +234,7 @@ def _with_functions(graph_def: Any, nodes: list[Any]) -> Iterator[Any]:
 
 
 def cut_at(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
-    """Return a copy of a graph in which every input is a placeholder, also a queue that training read from.
-
-    Raises:
-        ModelError: no output depends on an input.
-    """
+    """Return a copy in which every input is a placeholder, also a queue; ModelError where no output depends on one."""
     tf = load_tensorflow().compat.v1
     view = GraphView(graph_def)
     cut = type(graph_def)()
@@ -264,10 +260,8 @@ def cut_at(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any
 def take_channels_first(graph_def: Any, names: Iterable[str]) -> None:
     """Let picture inputs be (N, C, H, W): each becomes a placeholder of that layout and a Transpose, in place.
 
-    The converter moves the Transpose into the network, where it meets the convolutions' own and both vanish.
-
-    Raises:
-        ModelError: an input that does not have four axes.
+    The converter moves the Transpose into the network, where it meets the convolutions' own and both vanish. An input
+    that does not have four axes is a ModelError.
     """
     tf = load_tensorflow().compat.v1
     nodes = {node.name: node for node in graph_def.node}
@@ -288,11 +282,7 @@ def take_channels_first(graph_def: Any, names: Iterable[str]) -> None:
 
 
 def fix_size(graph_def: Any, names: Iterable[str], spatial: tuple[int, int]) -> None:
-    """Give the open height and width of picture inputs a size in pixels, in place.
-
-    Raises:
-        ModelError: no input leaves its height and width open.
-    """
+    """Give the open height and width of picture inputs a size in pixels, in place; ModelError where none is open."""
     nodes = {node.name: node for node in graph_def.node}
     shapes = [nodes[name].attr["shape"].shape for name in names]
     pairs = [[dim for dim in shape.dim[1:] if dim.size < 0] for shape in shapes if len(shape.dim) == 4]

@@ -40,11 +40,7 @@ def save_weights(weights: dict[str, np.ndarray], path: str | os.PathLike[str], d
 
 
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
-    """Load an `.npz` file written by `save_weights` into a Keras 3 or tf_keras model that `build` made.
-
-    Raises:
-        ModelError: the file is missing or damaged, or names and shapes are not the model's.
-    """
+    """Load an `.npz` file of `save_weights` into a model that `build` made; ModelError where it is not its own."""
     assign_weights(model, read_weights(path), path)
 
 
