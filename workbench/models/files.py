@@ -74,6 +74,30 @@ def model_kind(source: PathLike, *, ends_named: bool = False) -> str:
     suffix = path.suffix.lower()
     if str(source) in MODEL_NAMES and not path.exists():
         return "name"
+    graph = _graph_kind(path)
+    if graph is not None:
+        return graph
+    if ends_named:
+        raise InputError(
+            f"{source} keeps the inputs and outputs it was made with; name them for a TensorFlow graph only"
+        )
+    if not path.exists():
+        raise ModelError(f"{source} does not exist; give a model file or one of the names {', '.join(MODEL_NAMES)}")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty; save or copy the model again")
+    if suffix not in (*TORCH_SUFFIXES, *KERAS_SUFFIXES):
+        raise ModelError(
+            f"{path} is not a model this program opens; expected {', '.join(KERAS_SUFFIXES)}, .pb, .onnx, .pt2, "
+            "a SavedModel folder or a TensorFlow 1 checkpoint"
+        )
+    if suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ModelError(_explain(path, ValueError("it is no zip archive"), "keras.saving"))
+    return "torch" if suffix in TORCH_SUFFIXES else "keras"
+
+
+def _graph_kind(path: Path) -> str | None:
+    """The kind of a TensorFlow graph; None for anything else."""
+    suffix = path.suffix.lower()
     if suffix == ".uff" and path.is_file():
         raise ModelError(_uff(path))
     if (path / "saved_model.pb").is_file():
@@ -85,25 +109,7 @@ def model_kind(source: PathLike, *, ends_named: bool = False) -> str:
             f"got the directory {path}, which is not a SavedModel (no saved_model.pb in it) and holds no checkpoint "
             "(no .meta or .index file); give a model file"
         )
-    filled = path.is_file() and path.stat().st_size > 0
-    if suffix in GRAPH_SUFFIXES and filled:
-        return "graph"
-    if ends_named:
-        raise InputError(
-            f"{source} keeps the inputs and outputs it was made with; name them for a TensorFlow graph only"
-        )
-    if not path.exists():
-        raise ModelError(f"{source} does not exist; give a model file or one of the names {', '.join(MODEL_NAMES)}")
-    if not filled:
-        raise ModelError(f"{path} is empty; save or copy the model again")
-    if suffix not in (*TORCH_SUFFIXES, *KERAS_SUFFIXES):
-        raise ModelError(
-            f"{path} is not a model this program opens; expected {', '.join(KERAS_SUFFIXES)}, .pb, .onnx, .pt2, "
-            "a SavedModel folder or a TensorFlow 1 checkpoint"
-        )
-    if suffix == ".keras" and not zipfile.is_zipfile(path):
-        raise ModelError(_explain(path, ValueError("it is no zip archive"), "keras.saving"))
-    return "torch" if suffix in TORCH_SUFFIXES else "keras"
+    return "graph" if suffix in GRAPH_SUFFIXES and path.is_file() and path.stat().st_size else None
 
 
 def freeze_model(model: Any, *, spatial: tuple[int, int] | None = None) -> FrozenGraph:
