@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from workbench.core.errors import BackendUnavailableError, ExportError, FeedError, InputError, ModelError, OutputError
+from workbench.onnx_graph import edit
 from workbench.onnx_graph import fold as onnx_folding
 from workbench.onnx_graph import mend as onnx_fix
 from workbench.onnx_graph.file import check
@@ -581,7 +582,7 @@ def test_a_network_of_text_is_refused(mend):
 
 
 def test_a_network_of_more_than_two_gigabytes_is_refused(mend, monkeypatch):
-    monkeypatch.setattr(onnx_fix, "LARGEST_FILE", 10)
+    monkeypatch.setattr(edit, "LARGEST_FILE", 10)
     with pytest.raises(ExportError, match="more than the 2 GB that one file can hold"):
         mend(linear())
 

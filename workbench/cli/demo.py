@@ -19,14 +19,14 @@ from workbench.core.files import atomic_path, make_folder
 from workbench.core.packages import load_keras
 from workbench.export.keras_model import keras_to_onnx
 from workbench.measure.figures import latency_figure
-from workbench.measure.latency import compare_runners
+from workbench.measure.latency import time_runners
 from workbench.models import fcn_vgg16, resnet50
 from workbench.models.fcn_vgg16 import STREET_SIZE, segmentation_answer, street_input
 from workbench.parity import figures
 from workbench.pictures.images import photographs, rescale_image
 from workbench.pictures.labels import Picture, read_folder, street_scenes
 from workbench.runners.backends import open_runner
-from workbench.runners.compare import verify_runners
+from workbench.runners.compare import compare_runners
 
 DESCRIPTION = "Convert ResNet-50 and the segmentation network, run both forms, compare and draw."
 
@@ -90,12 +90,12 @@ def _resnet50(
     onnx_path = _convert(network.model, folder / "resnet50.onnx", bar)
     feeds = [(p.name, {"input": resnet50.preprocess(p.image)[None]}) for p in pictures]
     with open_runner(network.model) as reference, open_runner(onnx_path) as candidate:
-        report = verify_runners(reference, candidate, tqdm(feeds, desc="compare", leave=False, disable=bar.disable))
+        report = compare_runners(reference, candidate, tqdm(feeds, desc="compare", leave=False, disable=bar.disable))
         report = replace(report, notes=(*report.notes, network.note))
         bar.update()
         answers = [np.concatenate([r.infer(feed)["output"] for _, feed in feeds]) for r in (reference, candidate)]
         figure = classification_figure(pictures[0], answers, network, (reference.info, candidate.info))
-        table = compare_runners([reference, candidate], feeds[0][1], runs=10)
+        table = time_runners([reference, candidate], feeds[0][1], runs=10)
     paths = [folder / "resnet50.png", folder / "resnet50_latency.png"]
     save_figure(figure, paths[0])
     save_figure(latency_figure(table), paths[1])
@@ -132,11 +132,11 @@ def _segmentation(
     feeds = ((p.name, {"input": street_input(p.image, STREET_SIZE)}) for p in pictures)
     with open_runner(model) as reference, open_runner(onnx_path) as candidate:
         bars = tqdm(feeds, desc="compare", leave=False, total=len(pictures), disable=bar.disable)
-        report = verify_runners(reference, candidate, bars)
+        report = compare_runners(reference, candidate, bars)
         bar.update()
         paths = [_draw(picture, reference, candidate, folder) for picture in pictures]
         first = pictures[0].image
-        table = compare_runners(
+        table = time_runners(
             [reference, candidate],
             {"input": street_input(first, STREET_SIZE)},
             end_to_end=lambda runner: segmentation_answer(runner, first),

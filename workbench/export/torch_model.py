@@ -24,7 +24,7 @@ from workbench.core.report import Report
 from workbench.models.torch_file import first_line, is_program, is_script
 from workbench.onnx_graph.file import OnnxSummary, check
 from workbench.pictures.feeds import Feed
-from workbench.runners.compare import verify_runners
+from workbench.runners.compare import compare_runners
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 from workbench.runners.torch_runner import TorchRunner
 
@@ -229,7 +229,7 @@ def _name_batch(graph: onnx.ModelProto, reference: TorchRunner) -> None:
 def _compare(reference: TorchRunner, path: Path) -> ParityReport:
     try:
         with OnnxRuntimeRunner(path) as candidate:
-            return verify_runners(reference, candidate, make_feeds(reference))
+            return compare_runners(reference, candidate, make_feeds(reference))
     except RuntimeError as error:
         raise ExportError(
             f"{path} was written, but could not be compared: {first_line(error)}; if the network takes one batch size "
