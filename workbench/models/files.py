@@ -151,12 +151,8 @@ def _named_model(name: str, load: Callable[[], Any]) -> Any:
 
 
 def read_frozen_graph(path: PathLike, inputs: Names = None, outputs: Names = None) -> FrozenGraph:
-    """Read a frozen GraphDef, binary or as text.
+    """Read a frozen GraphDef, binary or as text; its ends are the placeholders and what nothing reads where not named.
 
-    Args:
-        path: the `.pb` file.
-        inputs: names of its inputs; the placeholders when None.
-        outputs: names of its outputs; the nodes that nothing reads when None.
     Raises:
         ModelError: not a GraphDef, one with variables or made for training, or without the named nodes.
     """

@@ -22,10 +22,7 @@ class FrozenGraph:
 def tensor_names(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names that a Keras model's inputs and outputs get in ONNX and in every runner.
 
-    A single one is `input` or `output`; several keep the names of their Keras layers.
-
-    Raises:
-        ExportError: the model was never built, so it has no inputs.
+    A single one is `input` or `output`; several keep the names of their Keras layers. ExportError where it has none.
     """
     if not getattr(model, "inputs", None):
         name = getattr(model, "name", type(model).__name__)

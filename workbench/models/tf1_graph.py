@@ -137,11 +137,9 @@ def find_inputs(graph_def: Any, outputs: Iterable[str]) -> tuple[str, ...]:
 
 
 def refuse_training(graph_def: Any, outputs: Iterable[str], source: Any) -> None:
-    """Refuse a graph in which the way to `outputs` is random or depends on the rest of the batch.
+    """Raise ModelError where the way to `outputs` is random or depends on the rest of the batch.
 
-    Raises:
-        ModelError: random numbers, batch normalisation with the statistics of the batch, or a switch between
-            training and use; the message names `source`, the file, and says how to rebuild the network.
+    The message names `source`, the file, and says how to rebuild the network.
     """
     view = GraphView(graph_def)
     needed = view.upstream(outputs)
