@@ -1,5 +1,6 @@
 """Every rewrite keeps the answers, by ONNX's own reference evaluator; what changes them is dropped and named."""
 
+import json
 import sys
 from collections import Counter
 
@@ -619,3 +620,6 @@ def test_the_report_is_one_page_for_people(mend):
     page = report._repr_html_()
     assert "hand their input on unchanged" in page
     assert "PASS" in page
+    content = json.loads(report.to_json())
+    assert (content["passed"], content["verdict"]) == (True, report.verdict)
+    assert [rewrite["name"] for rewrite in content["rewrites"]] == ["no-ops"]

@@ -252,6 +252,9 @@ def test_int8_sensitivity_is_that_of_rounding_one_layer_by_hand(tmp_path):
     assert [layer.relative_l2 for layer in found.layers] == pytest.approx(
         [relative(exact, one), relative(exact, other)], rel=1e-3
     )
+    content = json.loads(found.to_json())
+    assert [layer["relative_l2"] for layer in content["layers"]] == [layer.relative_l2 for layer in found.layers]
+    assert content["total_relative_l2"] == found.total_error()
     assert found.total_error() == pytest.approx(math.hypot(relative(exact, one), relative(exact, other)), rel=1e-3)
 
 

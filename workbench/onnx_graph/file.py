@@ -132,13 +132,7 @@ def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def write(model: onnx.ModelProto, out: str | os.PathLike[str]) -> Path:
-    """Write a network with its weights into one file, checked, whole or not at all.
-
-    Raises:
-        ExportError: more than 2 GB.
-        ModelError: not a valid network.
-        OutputError: the file cannot be written.
-    """
+    """Write a network with its weights into one file, checked, whole or not at all; an ExportError above 2 GB."""
     refuse_large(model)
     with atomic_path(out) as temporary:
         onnx.save(model, temporary)
@@ -155,13 +149,7 @@ def name_batch(model: onnx.ModelProto, name: str = "batch") -> None:
 
 
 def rename_ends(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Give the inputs and outputs of a graph other names, in place.
-
-    Args:
-        model: the graph; its inputs and outputs stand in the order of the names.
-        inputs: new names of its inputs.
-        outputs: new names of its outputs.
-    """
+    """Give the inputs and outputs of a graph these names, in their order, in place."""
     ends = [*model.graph.input, *model.graph.output]
     renames = {end.name: name for end, name in zip(ends, (*inputs, *outputs), strict=True)}
     taken = {name for node in model.graph.node for name in (*node.input, *node.output)} - set(renames)
@@ -186,12 +174,8 @@ def known_digest(path: Path) -> str | None:
 
 
 def take_digest(path: Path) -> str:
-    """Hash an ONNX file and its external data, and keep the hash for `known_digest`.
+    """Return the SHA-256 of a checked ONNX file, with external data that of all hashes; keep it for `known_digest`.
 
-    Args:
-        path: a checked `.onnx` file.
-    Returns:
-        The file's SHA-256; with external data, the SHA-256 of all hashes.
     Raises:
         ModelError: it is not ONNX, or its external data is missing or outside its folder.
     """

@@ -32,19 +32,12 @@ Feeds = Iterable[tuple[str, Mapping[str, NDArray[Any]]]]
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One kind of change.
-
-    Attributes:
-        name: two or three words.
-        reason: why it helps and why it is allowed, one clause.
-        apply: changes a network in place and returns how many nodes, weights or ends it changed.
-        exact: the answers must stay the same to the last bit; otherwise to rounding.
-    """
+    """One kind of change."""
 
     name: str
-    reason: str
-    apply: Callable[[onnx.ModelProto], int]
-    exact: bool = True
+    reason: str  # why it helps and why it is allowed, one clause
+    apply: Callable[[onnx.ModelProto], int]  # in place; how many nodes, weights or ends it changed
+    exact: bool = True  # the answers must stay the same to the last bit; otherwise to rounding
 
 
 _RESIZE = "TensorRT refuses tf_half_pixel_for_nn; half_pixel takes the same pixels"

@@ -27,17 +27,10 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Proof:
-    """The answers of a network to some feeds, and the judgement of other networks by them.
+    """The answers of a network, which is right by definition, to some feeds; and the judgement of others by them.
 
-    Args:
-        model: the network that is right by definition, weights included.
-        feeds: (name, feed) pairs; those of `default_feeds` when None.
-        tolerance: what rounding may change.
-
-    Raises:
-        ModelError: ONNX Runtime cannot run the network, or it answers the same feed differently each time.
-        FeedError: a feed that the network does not take.
-        ExportError: a network of more than 2 GB.
+    The feeds are (name, feed) pairs, those of `default_feeds` when None; the tolerance is what rounding may change.
+    A network that ONNX Runtime cannot run, or that answers differently each time, is a ModelError.
     """
 
     def __init__(

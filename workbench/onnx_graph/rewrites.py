@@ -146,13 +146,10 @@ def _is_transpose(node: onnx.NodeProto) -> bool:
 
 
 def make_resize_exact(model: onnx.ModelProto) -> int:
-    """Rewrite tf2onnx's nearest Resize to the same map in words that TensorRT accepts, in place.
+    """Rewrite tf2onnx's nearest Resize to the same map in words that TensorRT accepts, in place; returns how many.
 
     tf2onnx writes `tf_half_pixel_for_nn` with `floor`, which the TensorRT parser refuses; `half_pixel`
     with `round_prefer_ceil` picks the same source pixel at every scale.
-
-    Returns:
-        How many nodes were rewritten.
     """
     style = "coordinate_transformation_mode"
     found = [node for node in model.graph.node if node.op_type == "Resize"]
@@ -164,13 +161,10 @@ def make_resize_exact(model: onnx.ModelProto) -> int:
 
 
 def give_exact_sizes(model: onnx.ModelProto) -> int:
-    """Replace scales that lose a pixel by sizes, in place; the batch stays open.
+    """Replace scales that lose a pixel by sizes, in place; the batch stays open. Returns how many Resize nodes changed.
 
-    Args:
-        model: a whole model.
-    Returns:
-        How many Resize nodes were changed. One whose input has an unknown height or width stays as it is, and
-        so does every one in a model older than `OLDEST_OPSET`.
+    One whose input has an unknown height or width stays as it is, and every one in a model before `OLDEST_OPSET`.
+
     Source: ONNX operator Resize: output size = floor(input size * scale).
     """
     if edit.opset(model) < OLDEST_OPSET:
@@ -216,10 +210,8 @@ def _use_sizes(model: onnx.ModelProto, node: onnx.NodeProto, scales: np.ndarray)
 def keep_zero_padding(model: onnx.ModelProto) -> int:
     """Write the zeros of each Pad in front of a MaxPool as -0.0, in place, unless what is padded is never negative.
 
-    Args:
-        model: a network of opset 11 or later.
-    Returns:
-        How many Pad nodes were changed.
+    Returns how many changed; Pad reads its zeros since opset 11.
+
     Source: microsoft/onnxruntime, pull request 18136 (pad_fusion.cc) and tests/onnx_graph/test_pad_pool.py.
     """
     graph, makers = model.graph, edit.producers(model.graph)

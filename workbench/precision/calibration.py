@@ -18,17 +18,8 @@ from workbench.core.files import atomic_path
 from workbench.core.report import count
 from workbench.onnx_graph.file import check, read, take_digest
 from workbench.pictures.feeds import Feed, channel_axis, picture_array
-from workbench.precision.observing import (
-    METHODS,
-    OPERATORS,
-    Feeds,
-    Histogram,
-    Tap,
-    checked_feeds,
-    largest_magnitude,
-    observable,
-    sized,
-)
+from workbench.precision import observing
+from workbench.precision.observing import METHODS, Feeds, Histogram, Tap, checked_feeds
 
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 """The largest magnitude of each 8-bit format: a signed byte used symmetrically, and float8 E4M3."""
@@ -174,15 +165,18 @@ def calibrate(
         raise InputError(f"got method={method!r}, expected one of {', '.join(METHODS)}")
     if limit < 1:
         raise InputError(f"got limit={limit}, expected 1 or more samples")
+    source = Path(source)
     pictures = _InputRanges({spec.name: spec for spec in check(source).inputs}, preprocess)
-    network, model, tap = take_digest(Path(source)), read(source), None
+    network, model, tap = take_digest(source), read(source), None
     digest, samples, largest, histograms = hashlib.sha256(), 0, dict[str, float](), dict[str, Histogram]()
     for sample, feed in checked_feeds(source, feeds, "calibrate", limit=limit, empty=_EMPTY, progress=progress):
         pictures.add(feed)
-        _update_digest(digest, feed)
-        tap = tap or _tap(model, Path(source), feed)
+        for name, array in sorted(feed.items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        tap = tap or _tap(model, source, feed)
         for name, values in tap.fetch(feed):
-            peak = largest_magnitude(values)
+            peak = observing.largest_magnitude(values)
             if not math.isfinite(peak):
                 raise InputError(
                     f"got NaN or infinity in the tensor {name} on {sample}; mend the network or the sample"
@@ -197,44 +191,36 @@ def calibrate(
 
 
 def _tap(model: onnx.ModelProto, source: Path, feed: Feed) -> Tap:
-    tensors = observable(sized(model, feed))
+    tensors = observing.observable(observing.sized(model, feed))
     if not tensors:
         raise InputError(
-            f"got {source.name}, in which no {', '.join(OPERATORS)} reads a float32 tensor: there is nothing "
+            f"got {source.name}, in which no {', '.join(observing.OPERATORS)} reads a float32 tensor: there is nothing "
             "to quantise; give the float32 network"
         )
     return Tap(model, source, tensors)
-
-
-def _update_digest(digest: Any, feed: Feed) -> None:
-    for name in sorted(feed):
-        array = np.ascontiguousarray(feed[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(array)
 
 
 class _InputRanges:
     """What the samples' pictures look like: range of each colour, and whether they show anything."""
 
     def __init__(self, specs: Mapping[str, TensorSpec], preprocess: str | None) -> None:
-        self._pictures = {name: spec for name, spec in specs.items() if channel_axis(spec) is not None}
-        self._bounds = {name: _bounds(spec, preprocess) for name, spec in self._pictures.items() if preprocess}
+        self._axes = {name: axis for name, spec in specs.items() if (axis := channel_axis(spec)) is not None}
+        self._bounds = {name: _bounds(axis, preprocess) for name, axis in self._axes.items() if preprocess}
         self._preprocess = preprocess
-        self._low: dict[str, Any] = dict.fromkeys(self._pictures, np.inf)
-        self._high: dict[str, Any] = dict.fromkeys(self._pictures, -np.inf)
+        self._low: dict[str, Any] = dict.fromkeys(self._axes, np.inf)
+        self._high: dict[str, Any] = dict.fromkeys(self._axes, -np.inf)
         self._flat = True
 
     def add(self, feed: Feed) -> None:
-        for name, spec in self._pictures.items():
-            axis = channel_axis(spec)
-            axes = tuple(other for other in range(4) if other != axis)
-            low, high = feed[name].min(axes), feed[name].max(axes)
+        for name, axis in self._axes.items():
+            others = tuple(other for other in range(4) if other != axis)
+            low, high = feed[name].min(others), feed[name].max(others)
             self._flat = self._flat and bool((low == high).all())
             self._low[name] = np.minimum(self._low[name], low)
             self._high[name] = np.maximum(self._high[name], high)
 
     def check(self) -> None:
-        if self._pictures and self._flat:
+        if self._axes and self._flat:
             raise InputError(
                 "got calibration images of one colour each, which reach no scale but their own; give photographs like "
                 "those that the network will see"
@@ -251,10 +237,8 @@ class _InputRanges:
                 )
 
 
-def _bounds(spec: TensorSpec, preprocess: str) -> tuple[np.ndarray, np.ndarray]:
+def _bounds(axis: int, preprocess: str) -> list[np.ndarray]:
     """What the preprocessing makes of black and of white, by channel."""
-    axis = channel_axis(spec)
-    pixel = TensorSpec(spec.name, (1, 3, 1, 1) if axis == 1 else (1, 1, 1, 3), "float32")
+    pixel = TensorSpec("pixel", (1, 3, 1, 1) if axis == 1 else (1, 1, 1, 3), "float32")
     levels = (np.full((1, 1, 3), level, np.uint8) for level in (0, 255))
-    black, white = (picture_array(level, pixel, preprocess).reshape(3) for level in levels)
-    return black, white
+    return [picture_array(level, pixel, preprocess).reshape(3) for level in levels]

@@ -11,10 +11,9 @@ from workbench.core.errors import InputError
 from workbench.onnx_graph import edit
 from workbench.onnx_graph.file import check, read
 from workbench.pictures.feeds import make_feeds
+from workbench.precision import half, quantize
 from workbench.precision.calibration import Calibration, calibrate
-from workbench.precision.half import stored, to_bf16, to_fp16
 from workbench.precision.half_graph import HALVES
-from workbench.precision.quantize import DEFAULTS, quantize_fp8, quantize_int8
 from workbench.precision.ranges import measure_ranges
 from workbench.precision.spec import EIGHT_BITS, TYPE_OF, PrecisionReport, PrecisionSpec
 
@@ -87,8 +86,8 @@ def to_precision(path: PathLike, out: PathLike, spec: PrecisionSpec) -> Precisio
     if spec.precision in EIGHT_BITS:
         return _quantize(path, out, spec)
     if spec.precision == "bf16":
-        return to_bf16(path, out, keep=spec.keep)
-    return to_fp16(path, out, ranges=spec.ranges, keep=spec.keep)
+        return half.to_bf16(path, out, keep=spec.keep)
+    return half.to_fp16(path, out, ranges=spec.ranges, keep=spec.keep)
 
 
 def read_precision(path: PathLike) -> str:
@@ -100,7 +99,7 @@ def read_precision(path: PathLike) -> str:
         ModelError: it is not an ONNX file.
     """
     model = read(path)
-    nodes, types = edit.all_nodes(model.graph), {tensor.name: tensor.data_type for tensor in stored(model)}
+    nodes, types = edit.all_nodes(model.graph), {tensor.name: tensor.data_type for tensor in half.stored(model)}
     pairs = [node for node in nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     if pairs:
         return "fp8" if any(types.get(name) in _FLOAT8 for node in pairs for name in node.input) else "int8"
@@ -131,9 +130,9 @@ def _quantize(path: PathLike, out: PathLike, spec: PrecisionSpec) -> PrecisionRe
             f"got precision={spec.precision!r} without the ranges of the tensors; give pictures with images "
             "(--images DIR), or what was measured on them with calibration (--calibration FILE)"
         )
-    quantize = quantize_int8 if spec.precision == "int8" else quantize_fp8
-    report = quantize(path, out, spec.calibration, exclude=spec.keep)
-    left_out = set(_WITH_WEIGHTS) - set(DEFAULTS[spec.precision])
+    write = quantize.quantize_int8 if spec.precision == "int8" else quantize.quantize_fp8
+    report = write(path, out, spec.calibration, exclude=spec.keep)
+    left_out = set(_WITH_WEIGHTS) - set(quantize.DEFAULTS[spec.precision])
     names = {name for name, _, _ in report.kept}
     others = (entry for entry in find_nodes(out, left_out) if entry[1] in left_out and entry[0] not in names)
     why = f"{spec.precision} leaves this operator out"

@@ -8,17 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from workbench.core.drawing import (
-    BLUE,
-    DPI,
-    ORANGE,
-    TEXT_PT,
-    TITLE_PT,
-    WIDTH_IN,
-    NotebookFigure,
-    add_caption,
-    label_axes,
-)
+from workbench.core import drawing
+from workbench.core.drawing import BLUE, ORANGE, TEXT_PT, TITLE_PT, add_caption, label_axes
 from workbench.core.errors import InputError
 from workbench.core.report import count
 from workbench.precision.half_graph import FLOAT16
@@ -45,7 +36,7 @@ def range_figure(ranges: Ranges) -> Figure:
     shown = [entry for entry in ranges.tensors if entry.absmax > 0]
     if not shown:
         raise InputError("got ranges in which every tensor is 0, expected numbers; measure on other samples")
-    figure = NotebookFigure(figsize=(WIDTH_IN, 4.8), dpi=DPI, layout="constrained")
+    figure = drawing.NotebookFigure(figsize=(drawing.WIDTH_IN, 4.8), dpi=drawing.DPI, layout="constrained")
     axes = figure.add_subplot()
     _draw_float16(axes, shown)
     for place, entry in enumerate(shown):
@@ -72,7 +63,7 @@ def sensitivity_figure(measured: Sensitivity, keep: Collection[str] = ()) -> Fig
     unknown = [name for name in keep if name not in {layer.node for layer in measured.layers}]
     if unknown:
         raise InputError(f"got {unknown[0]!r} to keep, which no layer is called; pass what layers_to_keep returns")
-    figure = NotebookFigure(figsize=(WIDTH_IN, 4.2), dpi=DPI, layout="constrained")
+    figure = drawing.NotebookFigure(figsize=(drawing.WIDTH_IN, 4.2), dpi=drawing.DPI, layout="constrained")
     axes = figure.add_subplot()
     finite = [layer.relative_l2 for layer in measured.layers if math.isfinite(layer.relative_l2)]
     top = 150 * max([*finite, 1e-6])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -72,27 +72,26 @@ class Rules:
             return "you keep it"
         if node.op_type in self.half.refused:
             return f"TensorRT has no {self.half.name} {node.op_type}"
+        largest = self.half.largest
+        end = f"{self.half.name} ends at {f'{largest:,.0f}' if largest < 1e6 else f'{largest:.1e}'}"
         for name in filter(None, (*node.input, *node.output)):
             if name in self.overflows:
                 verb = "reads" if name in node.input else "writes"
-                return f"it {verb} values up to {self.overflows[name]:,.0f}, {self.half.name} ends at {self._end()}"
-            if name in weights and (problem := self._weight_problem(name, weights[name])):
+                return f"it {verb} values up to {self.overflows[name]:,.0f}, {end}"
+            if name in weights and (problem := self._weight_problem(name, weights[name], end)):
                 return problem
         return ""
 
-    def _weight_problem(self, name: str, tensor: onnx.TensorProto) -> str:
+    def _weight_problem(self, name: str, tensor: onnx.TensorProto, end: str) -> str:
         if tensor.data_type != FLOAT:
             return ""
         array = np.abs(numpy_helper.to_array(tensor))
         peak = float(array.max(initial=0, where=np.isfinite(array)))
         if peak > self.half.largest:
-            return f"its constant {name} holds {peak:,.4g}, {self.half.name} ends at {self._end()}"
+            return f"its constant {name} holds {peak:,.4g}, {end}"
         if peak > 0 and not array.astype(self.half.dtype).any():
             return f"its constant {name}, at most {peak:.1e}, would be 0 in {self.half.name}"
         return ""
-
-    def _end(self) -> str:
-        return f"{self.half.largest:,.0f}" if self.half.largest < 1e6 else f"{self.half.largest:.1e}"
 
 
 class GraphConverter:
@@ -102,12 +101,7 @@ class GraphConverter:
     """
 
     def __init__(
-        self,
-        graph: onnx.GraphProto,
-        rules: Rules,
-        inferred: Types,
-        fresh: Namer,
-        outer: "GraphConverter | None" = None,
+        self, graph: onnx.GraphProto, rules: Rules, inferred: Types, fresh: Namer, outer: Self | None = None
     ) -> None:
         self.graph, self.rules, self.inferred, self.fresh = graph, rules, inferred, fresh
         self.weights: dict[str, onnx.TensorProto] = (dict(outer.weights) if outer else {}) | constants(graph)

@@ -84,11 +84,7 @@ class Histogram:
             self.counts += np.bincount(found, minlength=BINS)
 
     def threshold(self, method: str) -> float:
-        """The magnitude that shall become the largest 8-bit number; larger values are cut.
-
-        Args:
-            method: one of `METHODS`.
-        """
+        """The magnitude that shall become the largest 8-bit number; larger values are cut, as the method says."""
         if method == "minmax" or not self.largest:
             return self.largest
         choose = entropy_bins if method == "entropy" else percentile_bins
@@ -116,9 +112,6 @@ def entropy_bins(counts: NDArray[np.int64], stride: int = 4) -> int:
     For each cut the values beyond it move to the last bin that holds any; that distribution is compared by the
     Kullback-Leibler divergence with the one that is left when 128 levels stand for all bins.
 
-    Args:
-        counts: of magnitudes, in bins of equal width.
-        stride: bins from one cut that is tried to the next.
     Source:
         Migacz: 8-bit inference with TensorRT, GTC 2017. As in NVIDIA's pytorch-quantization, bin 0 counts as much as
         bin 1: after a ReLU it holds the exact zeros, which every scale represents.
@@ -187,14 +180,7 @@ def tensor_groups(tensors: Mapping[str, onnx.TypeProto.Tensor]) -> Iterator[list
 class Tap:
     """The tensors of a network as outputs, those it is fed too, fetched in as many runs as the budget asks for.
 
-    Args:
-        model: the network; it need not hold its external data.
-        source: its file, for that data and for messages.
-        tensors: what to fetch, with element type and shape as far as they are known.
-        optimise: see `open_session`.
-
-    Raises:
-        ModelError: ONNX Runtime does not open the network.
+    The model need not hold its external data; `source` is its file. Types and shapes of the tensors may be unknown.
     """
 
     def __init__(
@@ -221,13 +207,7 @@ def checked_feeds(
     empty: str = "got no feeds, expected one at least; give samples, such as make_feeds(specs) yields",
     progress: bool = True,
 ) -> Iterator[tuple[str, Feed]]:
-    """Take samples under a bar, one at a time, and see that each is one that the network takes.
-
-    Raises:
-        InputError: no samples, with the text `empty`.
-        FeedError: a sample that the network does not take.
-        ModelError: not a valid ONNX model.
-    """
+    """Take named samples under a bar, one at a time; refuse one that the network does not take, and none at all."""
     if isinstance(feeds, Mapping | str | os.PathLike):
         raise InputError(
             f"got a {type(feeds).__name__} as the samples, expected several feeds; pass make_feeds(specs, folder) of "

@@ -138,9 +138,8 @@ def _quantize(
 def _check_arguments(operators: Sequence[str] | None, backend: str) -> None:
     if isinstance(operators, str):
         raise InputError(f"got operators={operators!r}, expected a list such as [{operators!r}]")
-    for name in operators or ():
-        if name not in OPERATORS:
-            raise InputError(f"got the operator {name!r}, expected some of {', '.join(OPERATORS)}")
+    if unknown := [name for name in operators or () if name not in OPERATORS]:
+        raise InputError(f"got the operator {unknown[0]!r}, expected some of {', '.join(OPERATORS)}")
     if backend not in BACKENDS:
         raise InputError(f"got backend={backend!r}, expected one of {', '.join(BACKENDS)}")
 

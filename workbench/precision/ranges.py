@@ -189,11 +189,8 @@ def measure_ranges(source: str | os.PathLike[str], feeds: Feeds, *, progress: bo
     if not seen:
         raise InputError("got a network without float32 tensors, expected one that computes in float32")
     writers = producers(model.graph)
-    return Ranges(
-        take_digest(Path(source)),
-        samples,
-        tuple(kept.to_range(name, writers.get(name)) for name, kept in seen.items()),
-    )
+    tensors = tuple(kept.to_range(name, writers.get(name)) for name, kept in seen.items())
+    return Ranges(take_digest(Path(source)), samples, tensors)
 
 
 def _float_tensors(model: onnx.ModelProto, feed: Feed) -> dict[str, onnx.TypeProto.Tensor]:

@@ -46,11 +46,9 @@ class RoundedTensor:
 
     Attributes:
         name: of the tensor.
-        node: name of the node that writes it.
-        operator: of that node.
+        node, operator: name and operator of what writes it.
         largest: the largest finite magnitude before it was rounded.
-        inf, nan: how many values are infinite or NaN after rounding.
-        size: how many values it has.
+        inf, nan, size: how many values are infinite or NaN after rounding, and how many there are.
     """
 
     name: str
@@ -176,12 +174,12 @@ def rounded_copy(source: str | os.PathLike[str], out: str | os.PathLike[str]) ->
         `out`.
     """
     with atomic_path(out) as temporary:
-        onnx.save(_rounded(Path(source)), os.fspath(temporary))
+        onnx.save(_rounded(source), temporary)
     return Path(out)
 
 
-def _rounded(source: Path) -> onnx.ModelProto:
-    model = onnx.load(source)
+def _rounded(source: str | os.PathLike[str]) -> onnx.ModelProto:
+    model = onnx.load(os.fspath(source))
     _round_graph(model.graph, onnx.shape_inference.infer_shapes(model).graph, {})
     return model
 

@@ -132,7 +132,12 @@ def sensitivity(
     if precision not in PRECISIONS:
         raise InputError(f"got precision={precision!r}, expected one of {', '.join(PRECISIONS)}")
     samples = [feed for _, feed in checked_feeds(source, feeds, "read samples", progress=False)]
-    peaks = _peaks(source, samples, calibration) if precision == "int8" else {}
+    peaks: dict[str, float] = {}
+    if precision == "int8" and calibration is not None:
+        calibration.check(source)
+        peaks = calibration.thresholds
+    elif precision == "int8":
+        peaks = {entry.name: entry.absmax for entry in measure_ranges(source, samples, progress=False).tensors}
     model = onnx.load(os.fspath(source))
     reference, layers = _answers(model, samples), []
     for index in tqdm(_chosen(model, operators), f"round to {precision}", leave=False, disable=not progress):
@@ -166,9 +171,7 @@ def layers_to_keep(measured: Sensitivity, target_error: float) -> tuple[str, ...
 def round_to_int8(array: NDArray[np.float32], peak: NDArray[np.float32] | float) -> NDArray[np.float32]:
     """Round to the nearest int8 without a zero point, and back; what is beyond -128 or 127 steps is cut.
 
-    Args:
-        array: any shape.
-        peak: the magnitude that becomes 127, broadcast against the array; where it is 0, nothing is rounded.
+    `peak` is the magnitude that becomes 127, broadcast against the array; where it is 0, nothing is rounded.
 
     >>> round_to_int8(np.array([0.0, 0.004, 0.3, 1.27, 9.0], np.float32), 1.27).round(3).tolist()
     [0.0, 0.0, 0.30000001192092896, 1.2699999809265137, 1.2699999809265137]
@@ -188,13 +191,6 @@ def _chosen(model: onnx.ModelProto, operators: Collection[str]) -> list[int]:
     if not places:
         raise InputError(f"got a network without {' or '.join(operators)}, expected one at least; name other operators")
     return places
-
-
-def _peaks(source: str | os.PathLike[str], samples: list[Feed], calibration: Calibration | None) -> dict[str, float]:
-    if calibration is None:
-        return {entry.name: entry.absmax for entry in measure_ranges(source, samples, progress=False).tensors}
-    calibration.check(source)
-    return dict(calibration.thresholds)
 
 
 def _answers(model: onnx.ModelProto, samples: list[Feed]) -> list[Array]:
