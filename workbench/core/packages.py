@@ -34,12 +34,8 @@ def require_backend(name: str, extra: str) -> ModuleType:
 
 
 def load_keras() -> ModuleType:
-    """Import Keras 3 on TensorFlow without TensorFlow's start-up messages.
+    """Import Keras 3 on TensorFlow; see `load_tensorflow`.
 
-    GPU memory is taken as it is needed, not all at once, so that TensorRT can live beside it.
-
-    Returns:
-        The `keras` module.
     Raises:
         BackendUnavailableError: TensorFlow or Keras is not installed, or Keras was imported on another framework.
     """
@@ -56,22 +52,15 @@ def load_keras() -> ModuleType:
 
 
 def load_tf_keras() -> ModuleType:
-    """Import tf_keras, the Keras 2 of older models, without TensorFlow's start-up messages.
-
-    Returns:
-        The `tf_keras` module; it lives beside Keras 3 in one process.
-    Raises:
-        BackendUnavailableError: TensorFlow or tf_keras is not installed.
-    """
+    """Import tf_keras, the Keras 2 of older models, which lives beside Keras 3 in one process."""
     load_tensorflow()
     return require_backend("tf_keras", "classic")
 
 
 def load_tensorflow() -> ModuleType:
-    """Import TensorFlow without its start-up messages and with GPU memory growth.
+    """Import TensorFlow without its start-up messages, or say that it is not installed.
 
-    Raises:
-        BackendUnavailableError: TensorFlow is not installed.
+    GPU memory is taken as it is needed, not all at once, so that TensorRT can live beside it.
     """
     if "tensorflow" in sys.modules:
         return require_backend("tensorflow", "keras")

@@ -20,7 +20,7 @@ from workbench.engine.layer_types import check_types, count_types, read_types
 from workbench.engine.tensorrt_api import SOURCE_POSITION, Flavour, make_logger, open_flavour
 
 if TYPE_CHECKING:
-    import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
+    import trt_types as trt  # the types of one flavour, from typings/; see tests/engine/test_tensorrt_stubs.py
 
 _KERNEL = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>[^,]+), (?P<rest>.*)$")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
@@ -240,9 +240,6 @@ def _make_monitor(flavour: Flavour) -> "trt.IProgressMonitor":
 
     class Monitor(base):
         """Reports phases and steps; an exception in here would cancel the build without a word."""
-
-        def __init__(self) -> None:
-            base.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             send("start", phase=phase_name, parent=parent_phase or "", steps=num_steps)

@@ -14,7 +14,7 @@ from workbench.engine.tensorrt_api import dtype_name
 from workbench.precision.spec import EIGHT_BITS, TYPE_OF
 
 if TYPE_CHECKING:
-    import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
+    import trt_types as trt  # the types of one flavour, from typings/; see tests/engine/test_tensorrt_stubs.py
 WEIGHTY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 """Kinds of layers that 8 bits are for: nearly all the arithmetic and all the large weights."""
 

@@ -25,7 +25,7 @@ from workbench.engine.tensorrt_api import (
 )
 
 if TYPE_CHECKING:
-    import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
+    import trt_types as trt  # the types of one flavour, from typings/; see tests/engine/test_tensorrt_stubs.py
 
 
 class Engine:

@@ -16,7 +16,7 @@ from workbench.core.driver import Gpu, probe_driver, require_gpu
 from workbench.core.errors import BackendUnavailableError, DriverError, InputError, first_line
 
 if TYPE_CHECKING:
-    import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
+    import trt_types as trt  # the types of one flavour, from typings/; see tests/engine/test_tensorrt_stubs.py
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx", "tensorrt_lean")
 

@@ -53,12 +53,7 @@ def convert(
         BackendUnavailableError: a package is missing, or Keras computes with another framework than TensorFlow.
         OutputError: a file cannot be written.
     """
-    if Path(path).suffix.lower() != ".onnx":
-        raise InputError(f"got the output file {path}, expected a name that ends in .onnx")
-    for target in (Path(path), Path(pb_path or path)):
-        if target.is_dir() or not target.parent.is_dir():
-            with atomic_path(target):  # which says what is wrong
-                pass
+    _check_targets(Path(path), Path(pb_path or path))
     suffix = Path(source).suffix.lower() if isinstance(source, (str, os.PathLike)) else None
     if suffix == ".onnx":
         if spatial is not None or pb_path is not None or opset is not None:
@@ -71,12 +66,7 @@ def convert(
                 "PyTorch writes ONNX itself, and a program keeps its sizes and ends; leave spatial, inputs, outputs, "
                 "pb and exporter out"
             )
-        if suffix is not None:
-            model_kind(source)
-        from workbench.export.torch_model import torch_to_onnx
-
-        export = torch_to_onnx(open_model(source), None, path, opset=opset, progress=progress)
-        return f"{export.to_text()}\nwritten {path}"
+        return _convert_program(source, path, opset, progress)
     opset = default_opset(exporter, opset)
     if exporter == "keras2onnx":
         if frozen_only:
@@ -88,6 +78,25 @@ def convert(
         model_kind(source, ends_named=bool(inputs or outputs))
     ends = {"inputs": inputs, "outputs": outputs}
     return _convert_graph(source, path, spatial, ends, opset, pb_path, progress)
+
+
+def _check_targets(path: Path, pb_path: Path) -> None:
+    """Refuse files that cannot be written, before the work."""
+    if path.suffix.lower() != ".onnx":
+        raise InputError(f"got the output file {path}, expected a name that ends in .onnx")
+    for target in (path, pb_path):
+        if target.is_dir() or not target.parent.is_dir():
+            with atomic_path(target):  # which says what is wrong
+                pass
+
+
+def _convert_program(source: Any, path: PathLike, opset: int | None, progress: bool) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        model_kind(source)
+    from workbench.export.torch_model import torch_to_onnx
+
+    export = torch_to_onnx(open_model(source), None, path, opset=opset, progress=progress)
+    return f"{export.to_text()}written {path}"
 
 
 def _convert_graph(

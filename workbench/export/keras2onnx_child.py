@@ -18,14 +18,14 @@ from onnx import TensorProto, helper
 from workbench.core.errors import ExportError, ModelError, first_line
 from workbench.core.packages import load_tensorflow, load_tf_keras, require_backend
 from workbench.core.process import send, serve
+from workbench.onnx_graph.edit import set_attribute
 from workbench.onnx_graph.file import check, name_batch, rename_ends
 from workbench.onnx_graph.rewrites import keep_zero_padding, make_resize_exact
 
 
 def import_keras2onnx(keras: Any) -> ModuleType:
     """Import keras2onnx and make it read tf_keras, given as `keras`; eager execution must be off."""
-    _restore_numpy_names()
-    _restore_onnx_mapping()
+    _restore_names()
     _restore_python_modules()
     _present_as_tensorflow_keras(keras)
     keras2onnx = require_backend("keras2onnx", "classic")
@@ -37,21 +37,16 @@ def import_keras2onnx(keras: Any) -> ModuleType:
 
 
 def _module(name: str, **names: Any) -> ModuleType:
-    module = types.ModuleType(name)
+    module = sys.modules[name] = types.ModuleType(name)
     vars(module).update(names)
-    sys.modules[name] = module
     return module
 
 
-def _restore_numpy_names() -> None:
-    """NumPy 1.24 took away its names for Python's own types."""
+def _restore_names() -> None:
+    """NumPy 1.24 took away its names for Python's own types, onnx 1.19 `onnx.mapping`."""
     for kind in (bool, object, int, float, str, complex):
         if kind.__name__ not in vars(np):
             setattr(np, kind.__name__, kind)
-
-
-def _restore_onnx_mapping() -> None:
-    """Version 1.19 of onnx took away `onnx.mapping`."""
     types_of = {
         number: np.dtype(helper.tensor_dtype_to_np_dtype(number))
         for number in TensorProto.DataType.values()
@@ -122,35 +117,29 @@ def _pad_transposed_as_tensorflow() -> None:
     module = importlib.import_module("keras2onnx.ke2onnx.conv")
     original = module.convert_keras_conv_core
 
-    def convert_keras_conv_core(scope: Any, operator: Any, container: Any, is_transpose: bool, *rest: Any) -> None:
-        def add_node(kind: str, *names: Any, **attributes: Any) -> None:
-            padding = _transposed_padding(operator.raw_operator) if kind == "ConvTranspose" else {}
-            type(container).add_node(container, kind, *names, **{**attributes, **padding})
-
-        container.add_node = add_node
-        try:
-            original(scope, operator, container, is_transpose, *rest)
-        finally:
-            del container.add_node
+    def convert_keras_conv_core(scope: Any, operator: Any, container: Any, *rest: Any) -> None:
+        before = len(container.nodes)
+        original(scope, operator, container, *rest)
+        for node in container.nodes[before:]:
+            for name, value in _padding(operator.raw_operator).items() if node.op_type == "ConvTranspose" else ():
+                set_attribute(node, name, value)
 
     module.convert_keras_conv_core = convert_keras_conv_core  # type: ignore[attr-defined]
 
 
-def _transposed_padding(layer: Any) -> dict[str, Any]:
+def _padding(layer: Any) -> dict[str, Any]:
     """The padding of a transposed convolution in ONNX's words; at every size it is that of an input of one pixel."""
     length = importlib.import_module("tf_keras.src.utils.conv_utils").deconv_output_length
     more = layer.output_padding or (None,) * len(layer.kernel_size)
-    ones = zip(layer.kernel_size, more, layer.strides, layer.dilation_rate, strict=True)
-    given = [
+    totals = [
         (size - 1) * dilation + 1 - length(1, size, layer.padding, extra, stride, dilation=dilation)
-        for size, extra, stride, dilation in ones
+        for size, extra, stride, dilation in zip(
+            layer.kernel_size, more, layer.strides, layer.dilation_rate, strict=True
+        )
     ]
-    cut = [max(total, 0) for total in given]
-    return {
-        "auto_pad": "NOTSET",
-        "pads": [total // 2 for total in cut] + [total - total // 2 for total in cut],
-        "output_padding": [max(-total, 0) for total in given],
-    }
+    cut = [max(total, 0) for total in totals]
+    pads = [total // 2 for total in cut] + [total - total // 2 for total in cut]
+    return {"auto_pad": "NOTSET", "pads": pads, "output_padding": [max(-total, 0) for total in totals]}
 
 
 def convert(order: dict[str, Any]) -> None:

@@ -59,11 +59,7 @@ def graph_to_onnx(
 
 
 def fast_conversion() -> Callable[..., onnx.ModelProto]:
-    """Return the quick conversion.
-
-    Raises:
-        ImportError, AttributeError: a function of tf2onnx that is not public, or its argument, has another name now.
-    """
+    """Return the quick conversion; ImportError or AttributeError where what it uses has another name in tf2onnx."""
     from tf2onnx.optimizer import optimize_graph
     from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
     from tf2onnx.tf_utils import compress_graph_def
@@ -167,10 +163,8 @@ def pad_after_transposed(model: onnx.ModelProto) -> None:
 
 def save(model: onnx.ModelProto, path: str) -> None:
     """Write a model; weights of more than 1 GiB go to a second file, for ONNX's own file ends at 2 GB."""
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < LARGE_GRAPH_BYTES:
-        onnx.save(model, path)
-        return
-    onnx.save(model, path, save_as_external_data=True, location=f"{Path(path).name}.data", convert_attribute=False)
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) >= LARGE_GRAPH_BYTES
+    onnx.save(model, path, save_as_external_data=large, location=f"{Path(path).name}.data", convert_attribute=False)
 
 
 def main() -> int:

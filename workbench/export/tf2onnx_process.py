@@ -84,11 +84,9 @@ def _hand_over(frozen: FrozenGraph, folder: Path) -> dict[str, Any]:
 
 
 def prepare(frozen: FrozenGraph) -> tuple[Any, dict[str, bytes], bool]:
-    """Bring a graph into the form that the child takes.
+    """Bring a graph into the form that the child takes: a GraphDef in which large constants are empty.
 
-    Returns:
-        The GraphDef, in which large constants are empty; their contents by node name; and whether TensorFlow's graph
-        optimiser was there to fold it.
+    With it come their contents by node name, and whether TensorFlow's graph optimiser was there to fold it.
     """
     graph_def, weights = split_weights(frozen.graph_def)
     functions = graph_def.library.function
@@ -110,9 +108,7 @@ def split_weights(graph_def: Any) -> tuple[Any, dict[str, bytes]]:
 
     Of a graph below 1 GiB only constants from 16 MiB on are taken, because TensorFlow folds batch normalisations
     into those that it can see; of a larger one all from 64 KiB on, because TensorFlow cannot pass on more than 2 GB.
-
-    Returns:
-        A new GraphDef, and the bytes of each constant that was taken, by node name.
+    Returned are a new GraphDef and the bytes of each constant that was taken, by node name.
     """
     contents = [node.attr["value"].tensor.tensor_content if node.op == "Const" else b"" for node in graph_def.node]
     limit = _LARGE_WEIGHT_BYTES if sum(map(len, contents)) < LARGE_GRAPH_BYTES else _SMALL_WEIGHT_BYTES
@@ -144,8 +140,6 @@ def join_weights(graph_def: Any, weights: dict[str, bytes]) -> None:
 def fold_constants(frozen: FrozenGraph, graph_def: Any) -> Any:
     """Let TensorFlow calculate what is constant in a graph, with the settings of tf2onnx 1.17.
 
-    Returns:
-        The folded GraphDef.
     Raises:
         ImportError, AttributeError: TensorFlow's graph optimiser, which is not public, has moved.
     Source: tf2onnx.tf_loader.tf_optimize_grappler.

@@ -20,6 +20,7 @@ from workbench.core.compare import ParityReport
 from workbench.core.errors import ExportError
 from workbench.core.files import atomic_path
 from workbench.core.packages import require_backend
+from workbench.core.report import Report
 from workbench.models.torch_file import first_line, is_program, is_script
 from workbench.onnx_graph.file import OnnxSummary, check
 from workbench.pictures.feeds import Feed
@@ -36,7 +37,7 @@ _NUMBER = "write x.shape[0] or -1 there instead of a number, or give dynamic_bat
 
 
 @dataclass(frozen=True)
-class TorchExport:
+class TorchExport(Report):
     """What came out of an export.
 
     Attributes:
@@ -56,15 +57,20 @@ class TorchExport:
     notes: tuple[str, ...] = ()
 
     @property
-    def passed(self) -> bool:
-        """Whether the file answers like PyTorch."""
-        return self.report.passed
+    def verdict(self) -> str:
+        """Whether the file answers like PyTorch, one sentence."""
+        return self.report.verdict
 
-    def to_text(self) -> str:
-        """Return the summary, the notes and the verdict for people."""
+    def _status(self) -> str:
+        return "pass" if self.report.passed else "fail"
+
+    def _remarks(self) -> list[str]:
         left = sum(self.summary.operators.values())
         slim = f"onnxslim left {left} of {self.exported_nodes} nodes; {self.seconds:.1f} s"
-        return "\n".join([self.summary.to_text(), slim, *self.notes, self.report.verdict])
+        return [*self.summary.to_text().splitlines(), slim, *self.notes]
+
+    def _content(self) -> dict[str, Any]:
+        return {**super()._content(), "path": str(self.path)}
 
 
 def torch_to_onnx(
@@ -124,8 +130,7 @@ def torch_to_onnx(
 def make_feeds(reference: TorchRunner, seed: int = 0) -> Iterator[tuple[str, Feed]]:
     """Yield the example, then random inputs like it, in batches of 1, 2 and 3 where the batch is open.
 
-    Random numbers have the mean and spread of the example, integers stay between its smallest and largest, so that an
-    index stays valid.
+    Random numbers have its mean and spread; integers stay between its smallest and largest, so that an index is valid.
     """
     generator = np.random.default_rng(seed)
     yield "the example", dict(reference.example)
@@ -168,7 +173,10 @@ def _export_model(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
     count = len(reference.arguments)
     shapes = dict(zip(reference.keywords, open_axes[count:], strict=True)) or tuple(open_axes)
     mixed = bool(count and reference.keywords)
-    values = [_two(*pair) for pair in zip([*reference.arguments, *reference.keywords.values()], open_axes, strict=True)]
+    values = [*reference.arguments, *reference.keywords.values()]
+    for index, axes in enumerate(open_axes):
+        if axes and values[index].shape[0] == 1:  # `torch.export` takes a size of 1 for a constant
+            values[index] = values[index].repeat(2, *[1] * (values[index].dim() - 1))
     program = torch.onnx.export(
         reference.model,
         tuple(values[:count]),
@@ -181,11 +189,6 @@ def _export_model(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
         opset_version=opset,
     )
     return program.model_proto
-
-
-def _two(value: Any, open_axes: dict[int, Any]) -> Any:
-    """Double a batch of one: `torch.export` takes a size of 1 for a constant."""
-    return value.repeat(2, *[1] * (value.dim() - 1)) if open_axes and value.shape[0] == 1 else value
 
 
 def _export_script(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:

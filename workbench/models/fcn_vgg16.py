@@ -56,6 +56,12 @@ _VGG_NAMES = [
 _EXPECTED = {3: len(_VGG_NAMES), 7: 1, 1: 4, 4: 2, 16: 1}
 _CLASSES = {"Activation", "Add", "Conv2D", "Conv2DTranspose", "Dropout", "InputLayer", "MaxPooling2D"}
 _CLASSES |= {"Permute", "ReLU", "Softmax", "SpatialDropout2D"}
+_SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {  # the values that they may have, the usual one first
+    "Conv2D": {"padding": ("same",), "strides": (1,), "dilation_rate": (1,), "activation": ("relu", "linear")},
+    "Conv2DTranspose": {"padding": ("same",), "activation": ("linear", "softmax")},
+    "MaxPooling2D": {"pool_size": (2,), "strides": (2,)},
+    "Activation": {"activation": ("relu", "softmax", "linear")},
+}
 _NESTED = {"Functional", "Model", "Sequential"}
 
 Layer = tuple[np.ndarray, np.ndarray | None]
@@ -131,12 +137,7 @@ def build(
 
 
 def weights_path(weights: str | os.PathLike[str] = "street-scenes") -> Path:
-    """Find a weights file by its name of `WEIGHTS`, or by the path of an `.npz` or Keras HDF5 file.
-
-    Raises:
-        ModelError: there is no such file.
-        InputError: the committed weights are not here.
-    """
+    """Find a weights file by its name of `WEIGHTS` or its path; ModelError, or InputError, where it is not here."""
     name = os.fspath(weights)
     if name in WEIGHTS:
         return data_file(WEIGHTS[name])
@@ -211,12 +212,8 @@ def street_input(image: np.ndarray, size: tuple[int, int] = STREET_SIZE) -> np.n
 
 
 def read_fcn_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read FCN-8s on VGG16 from a Keras HDF5 file, whole model or weights only.
+    """Read FCN-8s from a Keras HDF5 file, whole model or weights only: float32 arrays, named as `build` names them.
 
-    Args:
-        path: the `.hdf5` or `.h5` file.
-    Returns:
-        float32 arrays by `layer/variable`, named as `workbench.models.fcn_vgg16.build` names them.
     Raises:
         ModelError: the file is missing or damaged, or holds another network.
         BackendUnavailableError: h5py is not installed.
@@ -265,24 +262,15 @@ def _find_other_layer(config: bytes | str | None) -> str | None:
         kind, settings = layer["class_name"], layer["config"]
         if kind not in _CLASSES:
             return f"it has a layer {kind} ({settings.get('name')})"
-        for setting, good in _good_settings(kind, settings).items():
+        allowed = dict(_SETTINGS.get(kind, {}))
+        if kind == "Conv2DTranspose":
+            allowed["strides"] = (settings["kernel_size"][0] // 2,)
+        for setting, good in allowed.items():
             got = settings.get(setting, good[0])
             got = got[0] if isinstance(got, list) and len(set(got)) == 1 else got
             if got not in good:
                 return f"{settings.get('name')} has {setting} {got!r}, not {good[0]!r}"
     return None
-
-
-def _good_settings(kind: str, settings: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """The values that a layer's settings may have, the usual one first."""
-    if kind == "Conv2D":
-        return {"padding": ("same",), "strides": (1,), "dilation_rate": (1,), "activation": ("relu", "linear")}
-    if kind == "Conv2DTranspose":
-        factor = settings["kernel_size"][0] // 2
-        return {"padding": ("same",), "strides": (factor,), "activation": ("linear", "softmax")}
-    if kind == "MaxPooling2D":
-        return {"pool_size": (2,), "strides": (2,)}
-    return {"activation": ("relu", "softmax", "linear")} if kind == "Activation" else {}
 
 
 def _described_layers(model: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -58,15 +58,12 @@ def open_model(source: Any, *, inputs: Names = None, outputs: Names = None) -> A
         return open_checkpoint(path, outputs, inputs)
     if kind == "graph":
         return read_frozen_graph(path, inputs, outputs)
-    return open_torch_file(path) if kind == "torch" else read_keras_file(path)
+    return open_torch_file(path) if kind == "torch" else _read_keras_file(path)
 
 
 def model_kind(source: PathLike, *, ends_named: bool = False) -> str:
     """Tell what a name or a path means, without importing any framework.
 
-    Args:
-        source: as for `open_model`.
-        ends_named: whether names of inputs or outputs were given with it.
     Returns:
         `"name"`, `"saved model"`, `"checkpoint"`, `"graph"`, `"torch"` or `"keras"`.
     Raises:
@@ -77,6 +74,30 @@ def model_kind(source: PathLike, *, ends_named: bool = False) -> str:
     suffix = path.suffix.lower()
     if str(source) in MODEL_NAMES and not path.exists():
         return "name"
+    graph = _graph_kind(path)
+    if graph is not None:
+        return graph
+    if ends_named:
+        raise InputError(
+            f"{source} keeps the inputs and outputs it was made with; name them for a TensorFlow graph only"
+        )
+    if not path.exists():
+        raise ModelError(f"{source} does not exist; give a model file or one of the names {', '.join(MODEL_NAMES)}")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty; save or copy the model again")
+    if suffix not in (*TORCH_SUFFIXES, *KERAS_SUFFIXES):
+        raise ModelError(
+            f"{path} is not a model this program opens; expected {', '.join(KERAS_SUFFIXES)}, .pb, .onnx, .pt2, "
+            "a SavedModel folder or a TensorFlow 1 checkpoint"
+        )
+    if suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ModelError(_explain(path, ValueError("it is no zip archive"), "keras.saving"))
+    return "torch" if suffix in TORCH_SUFFIXES else "keras"
+
+
+def _graph_kind(path: Path) -> str | None:
+    """The kind of a TensorFlow graph; None for anything else."""
+    suffix = path.suffix.lower()
     if suffix == ".uff" and path.is_file():
         raise ModelError(_uff(path))
     if (path / "saved_model.pb").is_file():
@@ -88,25 +109,7 @@ def model_kind(source: PathLike, *, ends_named: bool = False) -> str:
             f"got the directory {path}, which is not a SavedModel (no saved_model.pb in it) and holds no checkpoint "
             "(no .meta or .index file); give a model file"
         )
-    filled = path.is_file() and path.stat().st_size > 0
-    if suffix in GRAPH_SUFFIXES and filled:
-        return "graph"
-    if ends_named:
-        raise InputError(
-            f"{source} keeps the inputs and outputs it was made with; name them for a TensorFlow graph only"
-        )
-    if not path.exists():
-        raise ModelError(f"{source} does not exist; give a model file or one of the names {', '.join(MODEL_NAMES)}")
-    if not filled:
-        raise ModelError(f"{path} is empty; save or copy the model again")
-    if suffix not in (*TORCH_SUFFIXES, *KERAS_SUFFIXES):
-        raise ModelError(
-            f"{path} is not a model this program opens; expected {', '.join(KERAS_SUFFIXES)}, .pb, .onnx, .pt2, "
-            "a SavedModel folder or a TensorFlow 1 checkpoint"
-        )
-    if suffix == ".keras" and not zipfile.is_zipfile(path):
-        raise ModelError(_explain(path, ValueError("it is no zip archive"), "keras.saving"))
-    return "torch" if suffix in TORCH_SUFFIXES else "keras"
+    return "graph" if suffix in GRAPH_SUFFIXES and path.is_file() and path.stat().st_size else None
 
 
 def freeze_model(model: Any, *, spatial: tuple[int, int] | None = None) -> FrozenGraph:
@@ -119,11 +122,7 @@ def freeze_model(model: Any, *, spatial: tuple[int, int] | None = None) -> Froze
 
 
 def open_tf_keras_model(source: Any) -> Any:
-    """Open what keras2onnx takes: a model object as it is, a file of tf_keras, or a named network built with it.
-
-    Raises:
-        ModelError: the file is not one of tf_keras, or cannot be read.
-    """
+    """Open what keras2onnx takes: a model object as it is, a file of tf_keras, or a named network built with it."""
     if not isinstance(source, (str, os.PathLike)):
         return source
     path = Path(source)
@@ -152,12 +151,8 @@ def _named_model(name: str, load: Callable[[], Any]) -> Any:
 
 
 def read_frozen_graph(path: PathLike, inputs: Names = None, outputs: Names = None) -> FrozenGraph:
-    """Read a frozen GraphDef, binary or as text.
+    """Read a frozen GraphDef, binary or as text; its ends are the placeholders and what nothing reads where not named.
 
-    Args:
-        path: the `.pb` file.
-        inputs: names of its inputs; the placeholders when None.
-        outputs: names of its outputs; the nodes that nothing reads when None.
     Raises:
         ModelError: not a GraphDef, one with variables or made for training, or without the named nodes.
     """
@@ -234,7 +229,11 @@ def _read_saved_model(path: Path, inputs: Names, outputs: Names) -> FrozenGraph:
         raise ModelError(f"{path} is a damaged SavedModel ({first_line(error)}); export it again") from error
     function = module.signatures.get("serving_default")
     if function is None:
-        raise ModelError(_no_signature(path, list(module.signatures), module))
+        has = f"only {', '.join(module.signatures)}" if module.signatures else "none at all"
+        graph, way = getattr(module, "graph", None), "export it with model.export(...)"
+        for proposal in propose_outputs(graph.as_graph_def())[:1] if graph is not None else ():
+            way = f"name its outputs with --outputs; {proposal.name} is likely, for {proposal.reason}"
+        raise ModelError(f"the SavedModel {path} has no signature 'serving_default' ({has}); {way}")
     names = tuple(function.structured_input_signature[1])
     answers = tuple(sorted(function.structured_outputs))
     single = ("input",) if len(names) == 1 else names
@@ -243,24 +242,8 @@ def _read_saved_model(path: Path, inputs: Names, outputs: Names) -> FrozenGraph:
     return frozen
 
 
-def _no_signature(path: Path, signatures: list[str], module: Any) -> str:
-    """Say which signatures there are, and which nodes could be named instead."""
-    graph = getattr(module, "graph", None)
-    proposals = propose_outputs(graph.as_graph_def()) if graph is not None else ()
-    has = f"only {', '.join(signatures)}" if signatures else "none at all"
-    way = "export it with model.export(...)"
-    if proposals:
-        way = f"name its outputs with --outputs; {proposals[0].name} is likely, for {proposals[0].reason}"
-    return f"the SavedModel {path} has no signature 'serving_default' ({has}); {way}"
-
-
-def read_keras_file(path: Path) -> Any:
-    """Open a file with Keras 3, or with tf_keras where tf_keras wrote it and Keras 3 cannot read it.
-
-    Raises:
-        ModelError: neither can; the message says why and what to do.
-        BackendUnavailableError: the file needs tf_keras, which is not installed.
-    """
+def _read_keras_file(path: Path) -> Any:
+    """Open a file with Keras 3, or with tf_keras where tf_keras wrote it and Keras 3 cannot read it."""
     keras = load_keras()
     try:
         return keras.saving.load_model(path, compile=False)

@@ -22,10 +22,7 @@ class FrozenGraph:
 def tensor_names(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names that a Keras model's inputs and outputs get in ONNX and in every runner.
 
-    A single one is `input` or `output`; several keep the names of their Keras layers.
-
-    Raises:
-        ExportError: the model was never built, so it has no inputs.
+    A single one is `input` or `output`; several keep the names of their Keras layers. ExportError where it has none.
     """
     if not getattr(model, "inputs", None):
         name = getattr(model, "name", type(model).__name__)
@@ -97,11 +94,7 @@ def freeze_function(function: Any, inputs: Sequence[str], outputs: Sequence[str]
 
 
 def fixed_shape(name: str, shape: tuple[int | None, ...], spatial: tuple[int, int] | None) -> list[int | None]:
-    """Keep the batch open, fill open heights and widths of a picture from `spatial`.
-
-    Raises:
-        ExportError: a size is open and none is given, or the other way round.
-    """
+    """Keep the batch open, fill open heights and widths of a picture from `spatial`; ExportError if it does not fit."""
     batch, *rest = shape
     if len(shape) != 4:
         return [batch, *rest]

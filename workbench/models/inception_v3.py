@@ -50,11 +50,6 @@ def load_slim() -> ModuleType:
 
     TensorFlow's old batch normalisation looks for `tf_keras.legacy_tf_layers`, which has moved to `tf_keras.src`;
     it is put where TensorFlow looks.
-
-    Returns:
-        The module `tf_slim`.
-    Raises:
-        BackendUnavailableError: TensorFlow, tf_keras or tf_slim is not installed.
     """
     load_tf_keras()
     for name in ("legacy_tf_layers", "legacy_tf_layers.normalization"):
@@ -171,10 +166,9 @@ def rebuild(
         raise ModelError(f"the weights of {prefix} cannot be read ({error}); copy the checkpoint again") from error
     if f"{_HEAD}weights" not in shapes:
         raise ModelError(f"{prefix} does not hold tf-slim's InceptionV3 (no {_HEAD}weights); give one of that network")
-    graph = build_graph(
-        classes=shapes[f"{_HEAD}weights"][-1], depth_multiplier=depth_multiplier, size=size, layout=layout
-    )
-    wanted = {variable.op.name: tuple(variable.shape) for variable in _variables(graph)}
+    classes = shapes[f"{_HEAD}weights"][-1]
+    graph = build_graph(classes=classes, depth_multiplier=depth_multiplier, size=size, layout=layout)
+    wanted = {name: tuple(variable.shape) for name, variable in _variables(graph).items()}
     odd = [name for name, shape in wanted.items() if tuple(shapes.get(name, ())) != shape]
     if odd:
         raise ModelError(
@@ -192,8 +186,8 @@ def photograph_crops(size: tuple[int, int] = INPUT_SIZE, count: int = 24, seed: 
 def _random_weights(graph: Any, seed: int) -> dict[str, np.ndarray]:
     """He's initial weights for the kernels (a sum of n inputs after a ReLU keeps its size), 0 and 1 for the rest."""
     generator, values = np.random.default_rng(seed), {}
-    for variable in _variables(graph):
-        name, shape = variable.op.name, tuple(variable.shape)
+    for name, variable in _variables(graph).items():
+        shape = tuple(variable.shape)
         if name.endswith("/weights"):
             spread = np.sqrt(2 / np.prod(shape[:-1]))
             values[name] = generator.standard_normal(shape, np.float32) * np.float32(spread)
@@ -209,19 +203,19 @@ def _calibrate(graph: Any, values: dict[str, np.ndarray], crops: np.ndarray) -> 
         _assign(session, graph, values)
         updates = graph.get_collection(tf.GraphKeys.UPDATE_OPS)  # with a decay of 0, one pass is enough
         logits, _ = session.run([f"{OUTPUT}:0", updates], {f"{INPUT}:0": crops})
-        values = dict(session.run({variable.op.name: variable for variable in _variables(graph)}))
+        values = dict(session.run(_variables(graph)))
     scale = np.float32(_LOGIT_SPREAD / logits.std(axis=0).mean())
     values |= {f"{_HEAD}weights": values[f"{_HEAD}weights"] * scale, f"{_HEAD}biases": -logits.mean(axis=0) * scale}
     return values
 
 
-def _variables(graph: Any) -> list[Any]:
-    return list(graph.get_collection("variables"))  # tf.GraphKeys.GLOBAL_VARIABLES
+def _variables(graph: Any) -> dict[str, Any]:
+    return {variable.op.name: variable for variable in graph.get_collection("variables")}
 
 
 def _assign(session: Any, graph: Any, values: dict[str, np.ndarray]) -> None:
     """Run every variable's initialiser with our value in the place of its own."""
-    initialisers = {variable.op.name: variable.initializer for variable in _variables(graph)}
+    initialisers = {name: variable.initializer for name, variable in _variables(graph).items()}
     session.run(list(initialisers.values()), {each.inputs[1]: values[name] for name, each in initialisers.items()})
 
 

@@ -33,11 +33,10 @@ _OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"  # the key that TensorFlow 2 wri
 def find_checkpoint(path: PathLike) -> Path | None:
     """Find the prefix of the checkpoint that a path means, such as `model.ckpt` for `model.ckpt.meta`.
 
-    Args:
-        path: the prefix itself, one of its files (`.meta`, `.index`, `.data-00000-of-00001`), a single `.ckpt` file
-            of the older format, or a folder that holds one checkpoint or says in `checkpoint` which is the latest.
-    Returns:
-        The prefix, also where files are missing; None when the path does not look like a checkpoint.
+    That is the prefix itself, one of its files (`.meta`, `.index`, `.data-00000-of-00001`), a single `.ckpt` file of
+    the older format, or a folder that holds one checkpoint or says in `checkpoint` which is the latest. Files may be
+    missing; None when the path does not look like a checkpoint.
+
     Raises:
         ModelError: a folder with several checkpoints and nothing that says which is meant.
     """
@@ -165,11 +164,7 @@ def open_saved_graph(folder: PathLike, outputs: Names = None, inputs: Names = No
 
 
 def list_outputs(path: PathLike) -> tuple[OutputProposal, ...]:
-    """Rank the nodes of a checkpoint's graph that may be its output, the most likely first.
-
-    Raises:
-        ModelError: a file is missing, or the graph is damaged.
-    """
+    """Rank the nodes of a checkpoint's graph that may be its output, the most likely first; ModelError without it."""
     return propose_outputs(_read_meta(require_checkpoint(path)).graph_def)
 
 

@@ -13,7 +13,8 @@ from workbench.core.packages import load_tensorflow
 from workbench.core.report import count
 
 VARIABLES = ("Variable", "VariableV2", "VarHandleOp")
-_SOURCES = ("Placeholder", "PlaceholderWithDefault", "IteratorGetNext")
+_PLACEHOLDERS = ("Placeholder", "PlaceholderWithDefault")
+_SOURCES = (*_PLACEHOLDERS, "IteratorGetNext")
 _BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _RANDOM = re.compile(r"(Stateless)?(Random|Truncated|Parameterized|Multinomial)|Dropout$")
 _LOSS = re.compile(r"CrossEntropyWithLogits|^L2Loss$|^CTCLoss")
@@ -34,14 +35,7 @@ _REBUILD_INCEPTION = (
 
 @dataclass(frozen=True)
 class OutputProposal:
-    """A node that may be an output of the network.
-
-    Attributes:
-        name: the node.
-        operator: what it computes, such as `"Squeeze"`.
-        weights: how many variables lead to it.
-        reason: why it is proposed, in words.
-    """
+    """A node that may be an output: its name, what it computes, how many variables lead to it, and why, in words."""
 
     name: str
     operator: str
@@ -112,12 +106,8 @@ def propose_outputs(graph_def: Any) -> tuple[OutputProposal, ...]:
     """Rank the nodes that may be the output of a network, the most likely first.
 
     Values that go into a softmax or a loss come before the softmax itself: a comparison of two forms of a network
-    needs logits. More weights lead to a main output than to an auxiliary one.
-
-    Args:
-        graph_def: a TensorFlow GraphDef, also one that holds training, saving and summaries.
-    Returns:
-        Proposals; empty when nothing is computed from an input.
+    needs logits. More weights lead to a main output than to an auxiliary one. The graph may also hold training, saving
+    and summaries; there are no proposals when nothing is computed from an input.
     """
     view = GraphView(graph_def)
     forward = _forward(view)
@@ -141,31 +131,25 @@ def propose_outputs(graph_def: Any) -> tuple[OutputProposal, ...]:
 
 def find_inputs(graph_def: Any, outputs: Iterable[str]) -> tuple[str, ...]:
     """Return the placeholders that lead to the outputs, but for the switches between training and use."""
-    view = GraphView(graph_def)
-    needed = view.upstream(outputs)
-    return tuple(
-        node.name
-        for node in graph_def.node
-        if node.name in needed and node.op in _SOURCES[:2] and _dtype(node) != _BOOL
-    )
+    needed = GraphView(graph_def).upstream(outputs)
+    found = (node for node in graph_def.node if node.name in needed and node.op in _PLACEHOLDERS)
+    return tuple(node.name for node in found if _dtype(node) != _BOOL)
 
 
 def refuse_training(graph_def: Any, outputs: Iterable[str], source: Any) -> None:
-    """Refuse a graph in which the way to `outputs` is random or depends on the rest of the batch.
+    """Raise ModelError where the way to `outputs` is random or depends on the rest of the batch.
 
-    Raises:
-        ModelError: random numbers, batch normalisation with the statistics of the batch, or a switch between
-            training and use; the message names `source`, the file, and says how to rebuild the network.
+    The message names `source`, the file, and says how to rebuild the network.
     """
     view = GraphView(graph_def)
     needed = view.upstream(outputs)
     nodes = list(_with_functions(graph_def, [view.nodes[name] for name in view.nodes if name in needed]))
-    random = [node.name for node in nodes if _RANDOM.match(node.op)]
-    batch = [node.name for node in nodes if node.op in _BATCH_NORMS and node.attr["is_training"].b]
-    batch += [node.name for node in nodes if _averages_the_batch(view, node)]
-    switches = [node.name for node in nodes if node.op in _SOURCES[:2] and _dtype(node) == _BOOL]
-    kinds = {"random numbers, such as dropout": random, "the statistics of the batch": batch}
-    kinds["a switch between training and use"] = switches
+    norms = [node.name for node in nodes if node.op in _BATCH_NORMS and node.attr["is_training"].b]
+    kinds = {
+        "random numbers, such as dropout": [node.name for node in nodes if _RANDOM.match(node.op)],
+        "the statistics of the batch": norms + [node.name for node in nodes if _averages_the_batch(view, node)],
+        "a switch between training and use": [n.name for n in nodes if n.op in _PLACEHOLDERS and _dtype(n) == _BOOL],
+    }
     facts = [f"{count(len(names), 'node')} with {kind} ({names[0]})" for kind, names in kinds.items() if names]
     if facts:
         way = _REBUILD_INCEPTION if any(name.startswith("InceptionV3/") for name in needed) else _REBUILD
@@ -248,11 +232,7 @@ def _with_functions(graph_def: Any, nodes: list[Any]) -> Iterator[Any]:
 
 
 def cut_at(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
-    """Return a copy of a graph in which every input is a placeholder, also a queue that training read from.
-
-    Raises:
-        ModelError: no output depends on an input.
-    """
+    """Return a copy in which every input is a placeholder, also a queue; ModelError where no output depends on one."""
     tf = load_tensorflow().compat.v1
     view = GraphView(graph_def)
     cut = type(graph_def)()
@@ -262,7 +242,11 @@ def cut_at(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any
             continue
         with tf.Graph().as_default():
             tensor = tf.import_graph_def(view.subgraph([name]), return_elements=[f"{name}:0"], name="")[0]
-        _feed_at(cut, name, tensor.shape.as_proto(), tensor.dtype.as_datatype_enum)
+        node = next(node for node in cut.node if node.name == name)
+        node.Clear()
+        node.name, node.op = name, "Placeholder"
+        node.attr["dtype"].type = tensor.dtype.as_datatype_enum
+        node.attr["shape"].shape.CopyFrom(tensor.shape.as_proto())
     unused = set(inputs) - GraphView(cut).upstream(outputs)
     if unused:
         raise ModelError(
@@ -271,53 +255,32 @@ def cut_at(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any
     return cut
 
 
-def _feed_at(graph_def: Any, name: str, shape: Any, dtype: int) -> None:
-    """Turn a node into a placeholder, in place, so that its first output can be fed."""
-    node = next(node for node in graph_def.node if node.name == name)
-    node.Clear()
-    node.name, node.op = name, "Placeholder"
-    node.attr["dtype"].type = dtype
-    node.attr["shape"].shape.CopyFrom(shape)
-
-
 def take_channels_first(graph_def: Any, names: Iterable[str]) -> None:
     """Let picture inputs be (N, C, H, W): each becomes a placeholder of that layout and a Transpose, in place.
 
-    The converter moves the Transpose into the network, where it meets the convolutions' own and both vanish.
-
-    Raises:
-        ModelError: an input that does not have four axes.
+    The converter moves the Transpose into the network, where it meets the convolutions' own and both vanish. An input
+    that does not have four axes is a ModelError.
     """
+    tf = load_tensorflow().compat.v1
     nodes = {node.name: node for node in graph_def.node}
     for name in names:
-        old = nodes[name].attr["shape"].shape
-        if len(old.dim) != 4:
-            raise ModelError(
-                f"the input {name} has {len(old.dim)} axes, expected (N, H, W, C); leave its layout as it is"
-            )
-        sizes, dtype = [dim.size for dim in old.dim], nodes[name].attr["dtype"].type
+        dims = nodes[name].attr["shape"].shape.dim
+        if len(dims) != 4:
+            raise ModelError(f"the input {name} has {len(dims)} axes, expected (N, H, W, C); leave its layout as it is")
         for node in graph_def.node:
             for index, given in enumerate(node.input):
                 if node_name(given) == name:
                     node.input[index] = f"{name}/channels_last"
-        shape = type(old)()
-        for axis in (0, 3, 1, 2):
-            shape.dim.add().size = sizes[axis]
-        _feed_at(graph_def, name, shape, dtype)
-        order = graph_def.node.add(name=f"{name}/order", op="Const")
-        order.attr["dtype"].type = order.attr["value"].tensor.dtype = _INTEGERS[0]
-        order.attr["value"].tensor.tensor_shape.dim.add().size = 4
-        order.attr["value"].tensor.int_val.extend((0, 2, 3, 1))
-        turn = graph_def.node.add(name=f"{name}/channels_last", op="Transpose", input=[name, order.name])
-        turn.attr["T"].type, turn.attr["Tperm"].type = dtype, _INTEGERS[0]
+        with tf.Graph().as_default() as graph:
+            shape = [None if dims[axis].size < 0 else dims[axis].size for axis in (0, 3, 1, 2)]
+            pictures = tf.placeholder(nodes[name].attr["dtype"].type, shape, name=name)
+            tf.transpose(pictures, (0, 2, 3, 1), name=f"{name}/channels_last")
+        graph_def.node.remove(nodes[name])
+        graph_def.node.extend(graph.as_graph_def().node)
 
 
 def fix_size(graph_def: Any, names: Iterable[str], spatial: tuple[int, int]) -> None:
-    """Give the open height and width of picture inputs a size in pixels, in place.
-
-    Raises:
-        ModelError: no input leaves its height and width open.
-    """
+    """Give the open height and width of picture inputs a size in pixels, in place; ModelError where none is open."""
     nodes = {node.name: node for node in graph_def.node}
     shapes = [nodes[name].attr["shape"].shape for name in names]
     pairs = [[dim for dim in shape.dim[1:] if dim.size < 0] for shape in shapes if len(shape.dim) == 4]

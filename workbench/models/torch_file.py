@@ -117,12 +117,9 @@ def _texts(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Yield each text of a JSON document with the key that it stands under."""
     if isinstance(content, str):
         yield key, content
-    elif isinstance(content, Mapping):
-        for name, value in content.items():
+    elif isinstance(content, Mapping | list):
+        for name, value in content.items() if isinstance(content, Mapping) else ((key, value) for value in content):
             yield from _texts(value, name)
-    elif isinstance(content, list):
-        for value in content:
-            yield from _texts(value, key)
 
 
 def _say_what_it_holds(torch: Any, path: Path) -> str:

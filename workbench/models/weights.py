@@ -40,20 +40,12 @@ def save_weights(weights: dict[str, np.ndarray], path: str | os.PathLike[str], d
 
 
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
-    """Load an `.npz` file written by `save_weights` into a Keras 3 or tf_keras model that `build` made.
-
-    Raises:
-        ModelError: the file is missing or damaged, or names and shapes are not the model's.
-    """
+    """Load an `.npz` file of `save_weights` into a model that `build` made; ModelError where it is not its own."""
     assign_weights(model, read_weights(path), path)
 
 
 def assign_weights(model: Any, arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> None:
-    """Put arrays that were read from `path` into a model that `build` made.
-
-    Raises:
-        ModelError: names and shapes are not the model's.
-    """
+    """Put arrays that were read from `path` into a model that `build` made; ModelError where they are not its own."""
     variables = named_weights(model)
     if set(arrays) != set(variables):
         odd = ", ".join(sorted(set(arrays) ^ set(variables))[:4])
@@ -69,11 +61,7 @@ def assign_weights(model: Any, arrays: dict[str, np.ndarray], path: str | os.Pat
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read the arrays of an `.npz` file by `layer/variable`.
-
-    Raises:
-        ModelError: the file is missing or damaged.
-    """
+    """Read the arrays of an `.npz` file by `layer/variable`; ModelError where it is missing or damaged."""
     if not Path(path).is_file():
         raise ModelError(f"the weights {path} do not exist; give the path of an .npz file")
     try:
