@@ -153,11 +153,8 @@ def compare_batches(
 ) -> ParityReport:
     """Compare two runners batch by batch, holding one batch and one more image at a time; see `compare_outputs`.
 
-    Args:
-        pairs: (reference, candidate) outputs of each batch, or (name, reference, candidate) where name is
-            a string or one string per image.
-    Returns:
-        One report over all images, the same as for one large batch.
+    Each pair is (reference, candidate) outputs, or (name, reference, candidate) where name is a string or one string
+    per image. The report over all images is the same as for one large batch.
     """
     sums: dict[Names, OutputSums] = {}
     images = 0
