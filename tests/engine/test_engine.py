@@ -673,7 +673,7 @@ def test_another_version_or_gpu_is_another_key(small):
         replace(job, gpu=RTX_4090).key("a"),
         replace(job, flavour=replace(rtx, version="1.8")).key("a"),
         replace(job, shape={"input": np.array([1, 3, 16, 16])}).key("a"),
-        replace(job, wanted=PrecisionSpec("fp16")).key("a"),
+        replace(job, spec=PrecisionSpec("fp16")).key("a"),
     }
     assert len(keys) == 7
     lists = replace(job, shape={"input": [1, 3, 16, 16]}).key("a")
