@@ -6,7 +6,7 @@ import os
 import re
 
 import pytest
-from test_engine import small_net
+from engine_checks import small_net
 
 from workbench.cli import main as cli
 from workbench.core.driver import Driver, Gpu
