@@ -18,7 +18,7 @@ from workbench.core.files import atomic_path, make_folder
 from workbench.core.packages import load_keras
 from workbench.export.keras_model import keras_to_onnx
 from workbench.measure.figures import latency_figure
-from workbench.measure.latency import compare_runners
+from workbench.measure.latency import time_runners
 from workbench.models import fcn_vgg16, resnet50
 from workbench.models.fcn_vgg16 import STREET_SIZE, segmentation_answer, street_input
 from workbench.parity import figures
@@ -92,7 +92,7 @@ def _resnet50(
         bar.update()
         answers = [np.concatenate([r.infer(feed)["output"] for _, feed in feeds]) for r in (reference, candidate)]
         figure = classification_figure(pictures[0], answers, network, (reference.info, candidate.info))
-        table = compare_runners([reference, candidate], feeds[0][1], runs=10)
+        table = time_runners([reference, candidate], feeds[0][1], runs=10)
     paths = [folder / "resnet50.png", folder / "resnet50_latency.png"]
     save_figure(figure, paths[0])
     save_figure(latency_figure(table), paths[1])
@@ -133,7 +133,7 @@ def _segmentation(
         bar.update()
         paths = [_draw(picture, reference, candidate, folder) for picture in pictures]
         first = pictures[0].image
-        table = compare_runners(
+        table = time_runners(
             [reference, candidate],
             {"input": street_input(first, STREET_SIZE)},
             end_to_end=lambda runner: segmentation_answer(runner, first),

@@ -1,16 +1,15 @@
 """The command line: demo, convert, build, verify, sweep, segment, doctor."""
 
 import argparse
-import contextlib
 import sys
-import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from workbench import __version__
-from workbench.core.errors import InputError, WorkbenchError
+from workbench.cli import sweep, verify
+from workbench.core.errors import WorkbenchError
 
 EXIT_OK, EXIT_DIFFERENT, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
 _PREPROCESSINGS = ("unit", "raw", "cityscapes", "imagenet")  # of workbench.pictures.feeds, which is slow to import
@@ -59,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"workbench {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_convert, _add_build, _add_verify, _add_sweep, _add_segment, _add_doctor):
+    for add in (_add_demo, _add_convert, _add_build, verify.add, sweep.add, _add_segment, _add_doctor):
         add(commands, common)
     return parser
 
@@ -213,178 +212,6 @@ def _build(options: argparse.Namespace) -> int:
         lines = equivalent_commands(plan, options.model, options.output)
         print(f"the same with NVIDIA's tools{of}:", *lines, sep="\n  ")
     return EXIT_OK
-
-
-def _add_verify(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    text = """Run every form of a network on the same inputs, compare neighbours, and name the stage and the layer at
-fault. With MODEL alone the forms are made here: the framework, the frozen graph, the ONNX file as exported and as
-fixed, and an engine where one can be built and run."""
-    parser = commands.add_parser(
-        "verify", parents=[common], help="which stage, and which layer, breaks a network", description=text
-    )
-    parser.add_argument(
-        "model", help="the reference: .keras, .h5, SavedModel folder, .pb, .onnx, resnet50, fcn_vgg16 or unet"
-    )
-    parser.add_argument("others", nargs="*", metavar="other", help="what is judged, in this order, such as .onnx files")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="pictures to judge on; built-in ones by default")
-    parser.add_argument(
-        "--preprocess",
-        choices=_PREPROCESSINGS,
-        default="unit",
-        help="pictures to inputs: -1..1, 0..255, minus Cityscapes' mean, or ResNet-50's BGR (default: unit)",
-    )
-    parser.add_argument(
-        "--spatial", nargs=2, type=int, metavar=("H", "W"), help="pixels, for a model that leaves them open"
-    )
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the files that are made on the way")
-    _add_verify_precision(parser)
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the error over depth (.png), if they differ")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
-    parser.set_defaults(run=_verify)
-
-
-def _add_verify_precision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--precision",
-        type=_names,
-        metavar="P[,P]",
-        help="instead of the stages, judge precisions against float32: fp16, int8, tf32, bf16, fp8, or all",
-    )
-    parser.add_argument("--labels", type=Path, metavar="DIR", help="label maps named as the images; with --precision")
-    parser.add_argument(
-        "--max-miou-drop", type=float, metavar="X", help="with --precision: mIoU that may be lost (default: 0.01)"
-    )
-    parser.add_argument("--calibration", type=Path, metavar="FILE", help="scales of 8 bits; with --precision")
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from workbench.core.files import atomic_path
-
-    if options.precision:
-        return _verify_precision(options)
-    if options.labels or options.calibration or options.max_miou_drop is not None:
-        raise InputError("got --labels, --calibration or --max-miou-drop without --precision; add --precision all")
-    from workbench.parity.stages import verify_stages
-
-    report = verify_stages(
-        options.model,
-        *options.others,
-        images=options.images,
-        preprocess=options.preprocess,
-        spatial=tuple(options.spatial) if options.spatial else None,
-        work_folder=options.keep,
-    )
-    print(report.to_text())
-    if options.json:
-        with atomic_path(options.json) as temporary:
-            temporary.write_text(report.to_json() + "\n", encoding="utf-8")
-    if options.figure and report.divergence:
-        from workbench.core.drawing import save_figure
-        from workbench.parity.figures import divergence_figure
-
-        save_figure(divergence_figure(report.divergence), options.figure)
-    return EXIT_OK if report.passed else EXIT_DIFFERENT
-
-
-def _verify_precision(options: argparse.Namespace) -> int:
-    from workbench.core.files import atomic_path
-    from workbench.measure.precision_sweep import PRECISIONS, precision_sweep
-
-    if options.others:
-        raise InputError(f"got {options.others[0]} beside --precision, expected one network; leave it out")
-    with _onnx_form(options) as source:
-        table = precision_sweep(
-            source,
-            images=options.images,
-            preprocess=options.preprocess,
-            labels=options.labels,
-            precisions=PRECISIONS if options.precision == ["all"] else options.precision,
-            max_miou_drop=0.01 if options.max_miou_drop is None else options.max_miou_drop,
-            calibration=options.calibration,
-            work_folder=options.keep,
-        )
-    print(table.to_text())
-    if options.json:
-        with atomic_path(options.json) as temporary:
-            temporary.write_text(table.to_json(), encoding="utf-8")
-    if options.figure:
-        from workbench.core.drawing import save_figure
-        from workbench.measure.precision_figures import sweep_figure
-
-        save_figure(sweep_figure(table), options.figure)
-    return EXIT_OK if table.passed else EXIT_DIFFERENT
-
-
-@contextlib.contextmanager
-def _onnx_form(options: argparse.Namespace) -> Iterator[Path]:
-    """The model itself where it is an ONNX file, else its conversion: kept with --keep, or for a while."""
-    if Path(options.model).suffix.lower() == ".onnx":
-        yield Path(options.model)
-        return
-    from workbench.core.files import make_folder
-    from workbench.export.conversion import convert
-
-    with tempfile.TemporaryDirectory(prefix="workbench-precision-") as spare:
-        path = make_folder(options.keep or spare) / f"{Path(options.model).stem}.onnx"
-        convert(options.model, path, spatial=tuple(options.spatial) if options.spatial else None)
-        yield path
-
-
-def _add_sweep(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
-    text = """Measure every combination of precision, batch, size and backend, each in a process of its own, and add a
-row for each to a file of JSON lines. The same command goes on where an earlier one was interrupted."""
-    parser = commands.add_parser(
-        "sweep", parents=[common], help="a grid of precisions, batches, sizes and backends", description=text
-    )
-    parser.add_argument("model", help="an .onnx file in float32, a Keras model's file, resnet50 or fcn_vgg16")
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the .jsonl file of rows")
-    parser.add_argument("--precision", nargs="+", default=["fp32"], metavar="P", help="fp32 tf32 fp16 bf16 int8 fp8")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N", help="pictures in a call")
-    parser.add_argument("--size", nargs="+", type=_size, default=[None], metavar="HxW", help="pixels, such as 256x512")
-    parser.add_argument(
-        "--backend",
-        nargs="+",
-        default=["onnxruntime"],
-        metavar="B",
-        help="onnxruntime, onnxruntime-cuda, keras (fp32 only), tensorrt",
-    )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="pictures to judge on; built-in ones by default")
-    parser.add_argument("--preprocess", choices=_PREPROCESSINGS, default="unit", help="as in verify (default: unit)")
-    parser.add_argument("--runs", type=int, default=20, metavar="N", help="calls that are timed (default: 20)")
-    parser.add_argument("--retry-failed", action="store_true", help="measure failed points again")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw error against time per picture (.png)")
-    parser.set_defaults(run=_sweep)
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected height and width in pixels, such as 256x512")
-    return int(height), int(width)
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from workbench.measure.grid import grid, run_grid
-    from workbench.measure.row_report import RowTable
-
-    points = grid(
-        {Path(options.model).stem: options.model}, options.precision, options.batch, options.size, options.backend
-    )
-    rows = run_grid(
-        points,
-        options.out,
-        images=options.images,
-        preprocess=options.preprocess,
-        runs=options.runs,
-        retry_failed=options.retry_failed,
-    )
-    print(RowTable(rows).to_text())
-    if options.figure:
-        from workbench.core.drawing import save_figure
-        from workbench.measure.row_figures import pareto_figure
-
-        save_figure(pareto_figure(rows), options.figure)
-    return EXIT_OK if any(row.ok for row in rows) else EXIT_DIFFERENT
 
 
 def _add_segment(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:

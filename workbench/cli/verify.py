@@ -1,0 +1,84 @@
+"""`workbench verify`: which stage and layer breaks a network, or what each precision costs it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from workbench.cli import sweep
+from workbench.core.errors import InputError
+
+_TEXT = """Run every form of a network on the same inputs, compare neighbours, and name the stage and the layer at
+fault. With MODEL alone the forms are made here: the framework, the frozen graph, the ONNX file as exported and as
+fixed, and an engine where one can be built and run. With --precision one network is judged in each precision."""
+
+
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add the command to a parser."""
+    parser = commands.add_parser(
+        "verify", parents=[common], help="which stage, and which layer, breaks a network", description=_TEXT
+    )
+    parser.add_argument(
+        "model", help="the reference: .keras, .h5, SavedModel folder, .pb, .onnx, resnet50, fcn_vgg16 or unet"
+    )
+    parser.add_argument("others", nargs="*", metavar="other", help="what is judged, in this order, such as .onnx files")
+    sweep.add_pictures(parser)
+    parser.add_argument(
+        "--spatial", nargs=2, type=int, metavar=("H", "W"), help="pixels, for a model that leaves them open"
+    )
+    parser.add_argument("--keep-files", type=Path, metavar="DIR", help="keep the files that are made on the way")
+    sweep.add_precision(
+        parser, "instead of the stages, judge precisions against float32: fp16 int8 tf32 bf16 fp8, or all"
+    )
+    sweep.add_reports(parser, "draw the error over depth, if the stages differ, or the precisions (.png)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out the command: 0 if the answers agree, else 1."""
+    if options.precision:
+        return _run_precision(options)
+    if options.labels or options.calibration or options.max_miou_drop is not None:
+        raise InputError("got --labels, --calibration or --max-miou-drop without --precision; add --precision all")
+    from workbench.core.files import atomic_path
+    from workbench.parity.stages import verify_stages
+
+    report = verify_stages(
+        options.model,
+        *options.others,
+        images=options.images,
+        preprocess=options.preprocess,
+        spatial=tuple(options.spatial) if options.spatial else None,
+        work_folder=options.keep_files,
+    )
+    print(report.to_text())
+    if options.json:
+        with atomic_path(options.json) as temporary:
+            temporary.write_text(report.to_json() + "\n", encoding="utf-8")
+    if options.figure and report.divergence:
+        from workbench.core.drawing import save_figure
+        from workbench.parity.figures import divergence_figure
+
+        save_figure(divergence_figure(report.divergence), options.figure)
+    return 0 if report.passed else 1
+
+
+def _run_precision(options: argparse.Namespace) -> int:
+    """Judge each precision; fp16 stands beside 8 bits even if nobody asked for it."""
+    from workbench.precision.spec import EIGHT_BITS
+
+    if options.others:
+        raise InputError(f"got {options.others[0]} beside --precision, expected one network; leave it out")
+    beside = ["fp16"] if set(EIGHT_BITS) & set(options.precision) else []
+    rows = sweep.measure(
+        options,
+        precision=[*options.precision, *beside],
+        batch=[None],
+        size=[tuple(options.spatial) if options.spatial else None],
+        backend=["auto"],
+        plans=True,
+        work_folder=options.keep_files,
+    )
+    if not rows["fp32"].ran:
+        raise InputError(rows["fp32"].reason)
+    sweep.report(rows, options)
+    return 0 if rows.passed else 1
