@@ -29,6 +29,7 @@ from workbench.core.files import atomic_path, make_folder  # noqa: E402
 TESTS = ROOT / "tests" / "gpu"
 OUTPUT = ROOT / "benchmarks" / "results" / "gpu_tests.json"
 TITLE = "GPU tests"
+NEW_TABLE = "# What ran where\n\n| what | command | machine | versions | date | result |\n|---|---|---|---|---|---|\n"
 PACKAGES = (
     "numpy",
     "onnx",
@@ -148,8 +149,11 @@ def verification_line(record: dict[str, Any]) -> str:
 
 
 def write_line(path: Path, line: str) -> None:
-    """Put the row at the end of the first table of `docs/verification.md`, in place of the one of an earlier run."""
-    rows = [row for row in path.read_text(encoding="utf-8").splitlines() if not row.startswith(f"| {TITLE} |")]
+    """Put the row at the end of a file's first table, in place of that of an earlier run; a new file gets a table."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if "|---" not in text:
+        text += NEW_TABLE
+    rows = [row for row in text.splitlines() if not row.startswith(f"| {TITLE} |")]
     last = next(index for index, row in enumerate(rows) if row.startswith("|---"))
     while last + 1 < len(rows) and rows[last + 1].startswith("|"):
         last += 1
@@ -180,6 +184,8 @@ def main() -> int:
     parser.add_argument("-k", dest="wanted", default="", help="run only tests whose names match")
     arguments = parser.parse_args()
     make_folder(arguments.output.parent)
+    if arguments.verification:
+        make_folder(arguments.verification.parent)
     with tempfile.TemporaryDirectory() as folder:
         tests = collect(Path(folder) / "events", arguments.wanted)
     record = {

@@ -120,7 +120,7 @@ def test_debug_shows_the_traceback(capsys):
 
 
 def test_an_unexpected_error_says_how_to_see_where(monkeypatch, capsys):
-    monkeypatch.setattr("workbench.runners.machine.report", lambda: 1 / 0)
+    monkeypatch.setattr("workbench.runners.machine.environment", lambda: 1 / 0)
     status, _, errors = run(capsys, "doctor")
     assert status == 2
     assert errors == "error: unexpected ZeroDivisionError: division by zero; --debug shows where\n"
@@ -130,14 +130,14 @@ def test_ctrl_c_is_one_sentence_and_exit_status_130(monkeypatch, capsys):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("workbench.runners.machine.report", interrupt)
+    monkeypatch.setattr("workbench.runners.machine.environment", interrupt)
     status, _, errors = run(capsys, "doctor")
     assert (status, errors.count("\n")) == (130, 1)
 
 
 def test_a_warning_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(
-        "workbench.runners.machine.report", lambda: warnings.warn("mind the gap", stacklevel=1) or "report"
+        "workbench.runners.machine.environment", lambda: warnings.warn("mind the gap", stacklevel=1) or "report"
     )
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -184,7 +184,7 @@ def quick_demo(monkeypatch):
     """The demonstration at a small size and with a small classifier; the rest is the real thing."""
     monkeypatch.setattr(demo.resnet50, "build", TinyClassifier.build)
     monkeypatch.setattr(demo, "STREET_SIZE", (64, 128))
-    monkeypatch.setattr(demo, "SCENE_SEEDS", (1_000_000,))
+    monkeypatch.setattr(demo, "SCENES", ("scene_1000000",))
 
 
 def test_the_demo_writes_figures_reports_and_networks_and_names_them(quick_demo, tmp_path, capsys):
@@ -212,14 +212,14 @@ def test_the_demo_takes_the_readers_pictures(quick_demo, tmp_path, capsys):
 
 
 def test_the_demo_exits_1_when_a_verdict_fails(quick_demo, tmp_path, monkeypatch, capsys):
-    real = demo.verify_runners
+    real = demo.compare_runners
 
     def spoilt(reference, candidate, feeds, tolerance=None):
         infer = candidate._infer
         candidate._infer = lambda feed: {name: -array for name, array in infer(feed).items()}
         return real(reference, candidate, feeds, tolerance)
 
-    monkeypatch.setattr(demo, "verify_runners", spoilt)
+    monkeypatch.setattr(demo, "compare_runners", spoilt)
     status, out, _ = run(capsys, "demo", "-o", tmp_path / "out")
     assert status == 1
     assert re.search(r"fcn_vgg16: FAIL", out)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from PIL import Image
-from test_pipeline import picture, save_street_network
+from street_networks import picture, save_street_network
 
 from workbench.cli import main as cli
 
@@ -34,7 +34,7 @@ def test_a_folder_is_segmented_and_a_second_run_keeps_the_results(folder, capsys
     assert "3/3" in errors  # the bar
     assert Image.open(folder / "results" / "today" / "p0_overlay.jpg").size == (60, 40)
     status, out, _ = run(capsys, *words)
-    assert (status, out.splitlines()[1]) == (0, "kept      3 that were there already")
+    assert (status, out.splitlines()[2]) == (0, "kept      3 that were there already")
 
 
 @pytest.mark.parametrize("save", ["color", "overlay", "trainids", "labelids"])

@@ -11,8 +11,15 @@ from cityscapesscripts.helpers.labels import id2label
 from PIL import Image
 
 from workbench.core.errors import ImageError, InputError
-from workbench.pictures.cityscapes import CITYSCAPES, VOID, class_iou, ids_to_train_ids, mean_iou, train_ids_to_ids
-from workbench.pictures.labels import CityscapesDataset, load_train_ids, score_folder
+from workbench.pictures.cityscapes import (
+    CITYSCAPES,
+    class_iou,
+    confusion_matrix,
+    ids_to_train_ids,
+    mean_iou,
+    train_ids_to_ids,
+)
+from workbench.pictures.labels import CityscapesDataset, load_labels, read_folder, street_scenes
 
 NAMES = ("bonn_000000_000019", "bonn_000001_000019", "ulm_000000_000019")
 SIZE = (24, 32)
@@ -57,6 +64,13 @@ def scripts_scores(root, folder):
     return scripts.evaluateImgLists(predictions, truth, settings)
 
 
+def our_confusion(root, folder):
+    """What the package counts on the same files."""
+    files = {sample.name: next(folder.glob(f"{sample.name}*")) for sample in CityscapesDataset(root)}
+    pairs = [(sample.truth, np.asarray(Image.open(files[sample.name]))) for sample in CityscapesDataset(root)]
+    return sum(confusion_matrix(truth, ids_to_train_ids(ids)) for truth, ids in pairs)
+
+
 def half_right(seed, low=0):
     """Half of the pixels the truth, the others any id, scored or not."""
 
@@ -81,7 +95,7 @@ def half_right(seed, low=0):
 def test_scores_equal_those_of_the_cityscapes_scripts(root, tmp_path, predict):
     folder = write_predictions(root, tmp_path / "out", predict)
     theirs = scripts_scores(root, folder)
-    confusion = score_folder(CityscapesDataset(root), folder)
+    confusion = our_confusion(root, folder)
     # the same quotient of the same integers in float64
     np.testing.assert_array_equal(class_iou(confusion), [theirs["classScores"][name] for name in CITYSCAPES.names])
     assert mean_iou(confusion) == pytest.approx(theirs["averageScoreClasses"], rel=1e-12)  # summed in another order
@@ -93,10 +107,10 @@ def test_scores_leave_out_what_the_truth_does_not_score_and_classes_that_never_o
             np.repeat(np.array([[7], [3]], np.uint8), 12, axis=0) * np.ones((1, 32), np.uint8), labels_path(root, name)
         )
     folder = write_predictions(root, tmp_path / "out", lambda truth: np.where(truth == 3, 26, truth).astype(np.uint8))
-    scores = class_iou(score_folder(CityscapesDataset(root), folder))
+    scores = class_iou(our_confusion(root, folder))
     assert scores[0] == 1 and np.isnan(scores[1:]).all()  # the cars below are on pixels that nobody scores
     theirs = scripts_scores(root, folder)
-    assert (theirs["averageScoreClasses"], mean_iou(score_folder(CityscapesDataset(root), folder))) == (1, 1)
+    assert (theirs["averageScoreClasses"], mean_iou(our_confusion(root, folder))) == (1, 1)
 
 
 def test_samples_are_the_files_pixels_in_train_ids(root):
@@ -107,8 +121,8 @@ def test_samples_are_the_files_pixels_in_train_ids(root):
     np.testing.assert_array_equal(sample.image, np.asarray(Image.open(image_path(root, NAMES[2]))))
     ids = np.asarray(Image.open(labels_path(root, NAMES[2])))
     expected = [id2label[number].trainId % 256 for number in ids.ravel().tolist()]  # -1 is void, 255
-    np.testing.assert_array_equal(sample.train_ids.ravel(), expected)
-    assert sample.train_ids.dtype == np.uint8
+    np.testing.assert_array_equal(sample.truth.ravel(), expected)
+    assert sample.truth.dtype == np.uint8
     with pytest.raises(IndexError):
         dataset[3]
 
@@ -176,9 +190,9 @@ def test_unknown_ids_in_a_label_picture_are_named_with_the_file(root):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_bytes(b""), "is not a label picture that can be read"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-200]), "is not a label picture that can be read"),
-        (lambda path: path.unlink(), "is not a label picture that can be read"),
+        (lambda path: path.write_bytes(b""), "is not a label map that can be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-200]), "is not a label map that can be read"),
+        (lambda path: path.unlink(), "is not a label map that can be read"),
         (lambda path: save(np.zeros((*SIZE, 3), np.uint8), path), "mode RGB, expected one channel of 8 bits"),
         (lambda path: save(np.zeros(SIZE, np.uint16), path), "mode I;16, expected one channel of 8 bits"),
     ],
@@ -187,14 +201,14 @@ def test_a_damaged_label_picture_is_refused_by_name(root, damage, message):
     path = labels_path(root, NAMES[0])
     damage(path)
     with pytest.raises(ImageError, match=f"{re.escape(str(path))} is .*{message.removeprefix('is ')}"):
-        load_train_ids(path)
+        load_labels(path)
 
 
 def test_a_palette_picture_of_ids_is_read_by_its_numbers(tmp_path):
     picture = Image.fromarray(np.array([[7, 26]], np.uint8)).convert("P")
     picture.putpalette([255] * 768)
-    picture.save(tmp_path / "p.png")
-    assert load_train_ids(tmp_path / "p.png").tolist() == [[0, 13]]
+    picture.save(tmp_path / "p_gtFine_labelIds.png")
+    assert load_labels(tmp_path / "p_gtFine_labelIds.png").tolist() == [[0, 13]]
 
 
 def test_labels_of_another_size_than_the_photograph_are_refused(root):
@@ -203,30 +217,17 @@ def test_labels_of_another_size_than_the_photograph_are_refused(root):
         CityscapesDataset(root)[0]
 
 
-def test_predictions_must_be_there_once_each(root, tmp_path):
-    dataset = CityscapesDataset(root)
-    with pytest.raises(InputError, match="expected a folder of predicted label pictures"):
-        score_folder(dataset, tmp_path / "nowhere")
-    folder = write_predictions(root, tmp_path / "out", np.copy)
-    (folder / f"{NAMES[1]}_leftImg8bit.png").rename(folder / "other.png")
-    with pytest.raises(InputError, match=f"has no prediction for {NAMES[1]}"):
-        score_folder(dataset, folder)
-    write_predictions(root, folder / "again", np.copy)
-    with pytest.raises(InputError, match=f"has 2 predictions for {NAMES[0]}"):
-        score_folder(dataset, folder)
+def test_the_scenes_of_the_project_are_read_with_their_truth():
+    (scene,) = street_scenes(["scene_1000025"])
+    assert (scene.name, scene.image.shape, scene.truth.shape) == ("scene_1000025", (512, 1024, 3), (512, 1024))
+    assert set(np.unique(scene.truth)) <= {*range(19), 255}
 
 
-@pytest.mark.parametrize(
-    ("predict", "message"),
-    [
-        (lambda truth: np.full_like(truth, VOID), "holds 255, expected ids 0..33; are these train ids"),
-        (lambda truth: np.full_like(truth, 40), "got ids 40"),
-        (lambda truth: truth[:-1], "has 23 x 32 pixels"),
-    ],
-)
-def test_predictions_that_the_scripts_refuse_are_refused_with_a_sentence(root, tmp_path, predict, message):
-    folder = write_predictions(root, tmp_path / "out", predict)
-    with pytest.raises((IndexError, SystemExit)):
-        scripts_scores(root, folder)
-    with pytest.raises(InputError, match=message):
-        score_folder(CityscapesDataset(root), folder)
+def test_any_folder_is_read_by_the_same_code(tmp_path):
+    for name in "ab":
+        save(np.full((*SIZE, 3), ord(name), np.uint8), tmp_path / "images" / f"{name}.png")
+        save(np.full(SIZE, 3, np.uint8), tmp_path / "labels" / f"{name}.png")
+    with_truth = list(read_folder(tmp_path / "images", tmp_path / "labels"))
+    assert [picture.name for picture in with_truth] == ["a.png", "b.png"]
+    assert [int(picture.truth.max()) for picture in with_truth] == [3, 3]
+    assert [picture.truth for picture in read_folder(tmp_path / "images")] == [None, None]

@@ -160,3 +160,15 @@ def test_the_row_names_what_failed_and_what_was_missing(recorder):
         "| GPU tests | `make test-gpu` | NVIDIA H200, driver 580.1 (CUDA 13.0) | python 3.12.3, onnxruntime-gpu 1.31.1 "
         "| 2026-11-20 | 3 passed, 1 failed, 0 crashed, 2 not run; not run for want of: tensorrt (2); failed: test_a |"
     )
+
+
+@pytest.mark.parametrize("text", [None, "", "# Notes\n\nNo table here.\n"])
+def test_the_row_goes_into_a_file_that_is_not_there_or_has_no_table(recorder, tmp_path, text):
+    path = tmp_path / "verification.md"
+    if text is not None:
+        path.write_text(text)
+    for date in ("2026-01-01", "2026-01-02"):
+        recorder.write_line(path, f"| {recorder.TITLE} | `make test-gpu` | no GPU | - | {date} | 1 passed |")
+    written = path.read_text()
+    assert written.startswith(text or "# What ran where")
+    assert (written.count(f"| {recorder.TITLE} |"), "2026-01-02" in written) == (1, True)

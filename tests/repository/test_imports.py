@@ -90,11 +90,11 @@ def test_importing_the_package_imports_nothing_heavy():
         "print(json.dumps(sorted({name.partition('.')[0] for name in set(sys.modules) - before})))"
     )
     third_party = set(loaded) - set(sys.stdlib_module_names) - {"workbench"}
-    assert third_party == set()
+    assert third_party == {"lazy_loader"}
 
 
-def top_level_imports(tree):
-    """Import statements that run when the module is imported: not those in functions or for type checkers."""
+def every_import(tree, lazy):
+    """Import statements: those that run with the module, those inside functions if `lazy`; none for type checkers."""
     pending = list(tree.body)
     while pending:
         node = pending.pop()
@@ -102,7 +102,7 @@ def top_level_imports(tree):
             yield node
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             pending += node.orelse
-        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        elif lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             pending += ast.iter_child_nodes(node)
 
 
@@ -116,12 +116,12 @@ def imported_names(node, module, is_package):
     return [f"{base}.{alias.name}" for alias in node.names]
 
 
-def import_graph(modules):
+def import_graph(modules, lazy=False):
     """Each module of the package to the modules of the package that it names in its imports."""
     graph = {}
     for module, path in modules.items():
         graph[module] = set()
-        for node in top_level_imports(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in every_import(ast.parse(path.read_text(encoding="utf-8")), lazy):
             for name in imported_names(node, module, path.name == "__init__.py"):
                 while name and name not in modules:
                     name = name.rpartition(".")[0]
@@ -129,8 +129,66 @@ def import_graph(modules):
     return graph
 
 
+ORDER = (
+    "core",
+    "pictures",
+    "onnx_graph",
+    "precision",
+    "engine",
+    "models",
+    "runners",
+    "export",
+    "parity",
+    "measure",
+    "cli",
+)
+"""The entries of the package; each imports only from those before it, inside functions too."""
+
+
+def entry_of(module):
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def upward_imports(graph):
+    """Imports against the order: (module, what it imports)."""
+    ranks = {entry: rank for rank, entry in enumerate(("__init__", *ORDER))}
+    pairs = ((module, other) for module, others in graph.items() for other in others)
+    return sorted((a, b) for a, b in pairs if ranks[entry_of(b)] > ranks[entry_of(a)])
+
+
+def test_the_package_has_its_twelve_entries():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(ORDER)
+    assert {path.name for path in PACKAGE.iterdir() if path.is_file()} == {"__init__.py", "__init__.pyi", "py.typed"}
+
+
+def test_every_entry_imports_only_from_those_before_it():
+    assert upward_imports(import_graph(MODULES, lazy=True)) == []
+
+
+def test_a_planted_upward_import_is_found():
+    graph = import_graph(MODULES, lazy=True)
+    graph["workbench.core.files"] |= {"workbench.cli.main"}
+    assert upward_imports(graph) == [("workbench.core.files", "workbench.cli.main")]
+
+
+def test_the_tests_mirror_the_package():
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert set(ORDER) <= folders
+
+
+@pytest.mark.parametrize("entry", ORDER)
+def test_every_entry_says_its_job_and_hides_no_name_behind_a_module(entry):
+    path = PACKAGE / entry / "__init__.py"
+    assert (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").count(".") >= 1
+    public = run_python(f"import json, workbench.{entry} as entry; print(json.dumps(getattr(entry, '__all__', [])))")
+    modules = {module.rpartition(".")[2] for module in MODULES}
+    assert not set(public) & {file.stem for file in path.parent.glob("*.py")}
+    assert not set(public) & (modules & set(ORDER))
+
+
 def test_the_package_has_no_import_cycles():
-    graphlib.TopologicalSorter(import_graph(MODULES)).prepare()
+    graphlib.TopologicalSorter(import_graph(MODULES, lazy=True)).prepare()
 
 
 @pytest.mark.parametrize(

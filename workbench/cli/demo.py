@@ -1,5 +1,6 @@
 """The main job: two networks from Keras to ONNX to a runner, with pictures and a verdict."""
 
+import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from workbench.pictures.images import photographs, rescale_image
 from workbench.pictures.labels import Picture, read_folder, street_scenes
 from workbench.runners.backends import open_runner
 from workbench.runners.compare import verify_runners
+
+DESCRIPTION = "Convert ResNet-50 and the segmentation network, run both forms, compare and draw."
 
 SCENES = ("scene_1000025", "scene_1000022", "scene_1000014")
 """A sunny street, one in the rain, one at dusk."""
@@ -172,3 +175,28 @@ def _write_reports(reports: dict[str, ParityReport], folder: Path) -> list[Path]
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("--images", type=Path, metavar="DIR", help="your own pictures instead of the built-in ones")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("demo_output"), metavar="DIR", help="default: demo_output"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("imagenet", "random"),
+        default="imagenet",
+        help="of ResNet-50; imagenet comes from Keras's cache or the network, and falls back to random, saying so",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demonstration, print its reports and name its files."""
+    result = run_demo(options.output, options.images, weights=options.weights)
+    for name, report in result.reports.items():
+        print(f"\n{name}: {report.to_text()}")
+    print("\nwritten:")
+    for path in result.files:
+        print(f"  {path}")
+    return 0 if result.passed else 1

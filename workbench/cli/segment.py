@@ -1,11 +1,10 @@
-"""The network for street scenes in whatever form there is, and the way from a picture to its label map."""
+"""`workbench segment`: a folder of street images, several at a time: decode, resize, infer, colour and write."""
 
+import argparse
 import contextlib
 import errno
-import hashlib
 import io
 import os
-import tempfile
 import threading
 import time
 import warnings
@@ -21,11 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from tqdm.auto import tqdm
 
-from workbench import __version__
+from workbench.cli.options import SOURCES, add_spatial, spatial_of
 from workbench.core.contract import Runner
 from workbench.core.errors import BackendUnavailableError, ImageError, InputError, ModelError, OutputError
-from workbench.core.files import atomic_path, cache_folder, make_folder
+from workbench.core.files import atomic_path, make_folder
 from workbench.core.packages import load_keras
+from workbench.core.report import Report
+from workbench.export.cached import as_onnx, cached, content_digest
 from workbench.models import fcn_vgg16
 from workbench.models.fcn_vgg16 import STREET_SIZE, street_input
 from workbench.onnx_graph.file import external_files
@@ -33,6 +34,21 @@ from workbench.pictures.cityscapes import CITYSCAPES, VOID, argmax_classes, colo
 from workbench.pictures.images import IMAGE_SUFFIXES, list_images, load_image
 from workbench.runners.backends import open_runner
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
+
+DESCRIPTION = """Segment every image of a folder. Bad images are skipped and listed at the end; the same command goes on
+where an earlier run was interrupted. Results have the size of their image."""
+
+SAVES = {"color": ".png", "overlay": ".jpg", "trainids": ".png", "labelids": ".png"}
+"""What can be written, and in which format: photographs as JPEG, label maps and flat colours without loss."""
+
+SHOWN_FAILURES = 20
+"""How many bad images a report lists in words; `FolderReport.failed` has all of them."""
+
+_LAST_BYTES = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9"}
+_STOPS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # the next image could not be written either
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @contextlib.contextmanager
@@ -42,16 +58,18 @@ def open_street_network(
     backend: str = "auto",
     progress: bool = False,
     at_once: int = 1,
+    spatial: tuple[int, int] | None = None,
 ) -> Iterator[tuple[Runner, str]]:
     """Open the demonstration network, or another one for Cityscapes' classes.
 
     Args:
         weights: see `fcn_vgg16.weights_path`. The network is converted to ONNX once, which needs Keras, and kept
             in the cache.
-        model: open this file instead, an `.onnx` or a `.plan`, which need no Keras, or a Keras model's.
+        model: open this file instead: an `.onnx` or a `.plan`, which need no Keras, or what `convert` takes.
         backend: see `open_runner`.
         progress: show a bar while the network is converted.
         at_once: how many threads will call an ONNX network; the processor's cores are shared among them.
+        spatial: (height, width) in pixels for a model that leaves them open and has to be converted.
     Yields:
         The runner, and a short name that only this network has.
     Raises:
@@ -59,12 +77,17 @@ def open_street_network(
         ModelError: the file, or the weights, cannot be opened.
         BackendUnavailableError: Keras, or the backend, is needed and missing.
     """
-    file = fcn_vgg16.weights_path(weights) if model is None else _existing(Path(model))
-    with tempfile.TemporaryDirectory() as spare:
-        target = file if model is not None else _network(file, backend, Path(spare), progress)
-        with _open(target, backend, at_once) as runner:
-            _check_network(runner)
-            yield runner, _digest(file)
+    with contextlib.ExitStack() as stack:
+        if model is not None:
+            file = target = _existing(Path(model))
+            if file.suffix.lower() not in (".onnx", ".plan", ".engine") and backend in ("auto", "onnxruntime"):
+                target = stack.enter_context(as_onnx(file, spatial=spatial, progress=progress))
+        else:
+            file = fcn_vgg16.weights_path(weights)
+            target = _network(file, backend, stack, progress)
+        runner = stack.enter_context(_open(target, backend, at_once))
+        _check_network(runner)
+        yield runner, _digest(file)
 
 
 def _open(target: Any, backend: str, at_once: int) -> Runner:
@@ -86,8 +109,8 @@ def _existing(model: Path) -> Path:
     return model
 
 
-def _network(weights: Path, backend: str, spare: Path, progress: bool) -> Any:
-    """Return what `open_runner` opens: an ONNX file, or the Keras model for backend="keras"."""
+def _network(weights: Path, backend: str, stack: contextlib.ExitStack, progress: bool) -> Any:
+    """Return what `open_runner` opens: an ONNX file, converted once, or the Keras model for backend="keras"."""
     if backend == "tensorrt":
         raise InputError(
             "got backend='tensorrt' without a plan; run: workbench convert fcn_vgg16 x.onnx, then: "
@@ -95,17 +118,8 @@ def _network(weights: Path, backend: str, spare: Path, progress: bool) -> Any:
         )
     if backend == "keras":
         return fcn_vgg16.demonstration_model(load_keras(), STREET_SIZE, weights)
-    return _converted(weights, spare, progress)
 
-
-def _converted(weights: Path, spare: Path, progress: bool) -> Path:
-    """Return the network as ONNX: from the cache, or converted into it, or into `spare` where there can be no cache."""
-    try:
-        folder = make_folder(cache_folder().with_name("networks"))
-    except OutputError:
-        folder = spare
-    path = folder / f"fcn_vgg16-{_digest(weights)}-{STREET_SIZE[0]}x{STREET_SIZE[1]}-{__version__}.onnx"
-    if not path.is_file():
+    def convert(path: Path) -> None:
         try:
             keras = load_keras()
         except BackendUnavailableError as error:
@@ -116,7 +130,9 @@ def _converted(weights: Path, spare: Path, progress: bool) -> Path:
         from workbench.export.keras_model import keras_to_onnx
 
         keras_to_onnx(fcn_vgg16.demonstration_model(keras, STREET_SIZE, weights), path, progress=progress)
-    return path
+
+    name = f"fcn_vgg16-{content_digest(weights)}-{STREET_SIZE[0]}x{STREET_SIZE[1]}"
+    return stack.enter_context(cached(name, convert))
 
 
 def segment_image(
@@ -149,14 +165,9 @@ def segment_image(
 
 
 def _digest(path: Path) -> str:
-    """A short name for what computes: the start of the SHA-256 of all its files."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    files += external_files(path) if path.suffix.lower() == ".onnx" else []
-    whole = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            whole.update(hashlib.file_digest(content, "sha256").digest())
-    return whole.hexdigest()[:16]
+    """A short name for what computes, external data included."""
+    files = [path, *(external_files(path) if path.suffix.lower() == ".onnx" else [])]
+    return "-".join(content_digest(file) for file in files)
 
 
 def _check_network(runner: Runner) -> None:
@@ -195,19 +206,6 @@ def _labels(output: np.ndarray) -> NDArray[np.uint8]:
     return labels.astype(np.uint8)
 
 
-SAVES = {"color": ".png", "overlay": ".jpg", "trainids": ".png", "labelids": ".png"}
-"""What can be written, and in which format: photographs as JPEG, label maps and flat colours without loss."""
-
-SHOWN_FAILURES = 20
-"""How many bad images a report lists in words; `FolderReport.failed` has all of them."""
-
-_LAST_BYTES = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9"}
-_STOPS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # the next image could not be written either
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
-
 @dataclass(frozen=True)
 class Failure:
     """An image that was skipped, and why, in one sentence."""
@@ -217,7 +215,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class FolderReport:
+class FolderReport(Report):
     """What `segment_folder` did.
 
     Attributes:
@@ -237,20 +235,28 @@ class FolderReport:
     seconds: float
 
     @property
-    def passed(self) -> bool:
+    def status(self) -> str:
         """Whether every image has its result."""
-        return not self.failed
+        return "fail" if self.failed else "pass"
 
-    def to_text(self) -> str:
-        """Say in a few lines what was written, what was there already and what was skipped and why."""
+    @property
+    def verdict(self) -> str:
+        """How many results were written, where, by what and how fast."""
         rate = f", {len(self.written) / self.seconds:.1f} images/s" if self.written and self.seconds else ""
-        lines = [f"written   {len(self.written)} in {self.out} by {self.runner}{rate}"]
-        lines += [f"kept      {len(self.kept)} that were there already"] if self.kept else []
-        lines += [f"skipped   {len(self.failed)}:"] if self.failed else []
-        lines += [f"  {failure.reason}" for failure in self.failed[:SHOWN_FAILURES]]
+        return _readable(f"written   {len(self.written)} in {self.out} by {self.runner}{rate}")
+
+    def _remarks(self) -> Iterator[str]:
+        if self.kept:
+            yield f"kept      {len(self.kept)} that were there already"
+        if self.failed:
+            yield f"skipped   {len(self.failed)}:"
+        yield from (_readable(f"  {failure.reason}") for failure in self.failed[:SHOWN_FAILURES])
         if len(self.failed) > SHOWN_FAILURES:
-            lines.append(f"  and {len(self.failed) - SHOWN_FAILURES} more")
-        return "\n".join(lines).encode("utf-8", "replace").decode()  # a file name need not be valid text
+            yield f"  and {len(self.failed) - SHOWN_FAILURES} more"
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # a file name need not be valid text
 
 
 def segment_folder(
@@ -263,6 +269,7 @@ def segment_folder(
     backend: str = "auto",
     progress: bool = True,
     workers: int = 2,
+    spatial: tuple[int, int] | None = None,
 ) -> FolderReport:
     """Segment every image of a folder; call it again after an interruption and it goes on where it stopped.
 
@@ -278,10 +285,12 @@ def segment_folder(
             cityscapesScripts evaluates; 0 is void).
         weights: `"street-scenes"`, `"camvid"`, or an `.npz` file of the demonstration network. It is converted to
             ONNX once, which needs Keras, and kept in the cache.
-        model: run this network instead, such as an `.onnx` file or a `.plan`; it needs no Keras.
+        model: run this network instead: an `.onnx` file or a `.plan`, which need no Keras, or what `convert` takes,
+            which is converted once.
         backend: see `open_runner`.
         progress: show a bar.
         workers: threads, each with one image at a time.
+        spatial: (height, width) in pixels for a `model` that leaves them open.
     Returns:
         What was written, kept and skipped.
     Raises:
@@ -292,7 +301,7 @@ def segment_folder(
     _check_options(save, workers)
     paths = list_images(folder)
     target = _output_folder(Path(folder), Path(out))
-    network = open_street_network(weights, model, backend, progress, at_once=workers)
+    network = open_street_network(weights, model, backend, progress, workers, spatial)
     with warnings.catch_warnings(), network as (runner, digest):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # load_image refuses such a file in words
         one_at_a_time = runner.info.backend != "onnxruntime"
@@ -473,3 +482,43 @@ def _check_options(save: str, workers: int) -> None:
         raise InputError(f"got save={save!r}, expected one of {', '.join(SAVES)}")
     if workers < 1:
         raise InputError(f"got workers={workers}, expected 1 or more")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the images; they are not modified")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder of results")
+    parser.add_argument(
+        "--save",
+        choices=tuple(sorted(SAVES)),
+        default="overlay",
+        help="half image and half colours, colours, numbers of the classes, or the numbers that cityscapesScripts "
+        "evaluates (default: overlay)",
+    )
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument(
+        "--weights",
+        default="street-scenes",
+        metavar="NAME",
+        help="street-scenes, camvid, or a weights file (default: street-scenes); needs Keras the first time",
+    )
+    network.add_argument("--model", type=Path, metavar="FILE", help=f"another network: .plan, {SOURCES}")
+    add_spatial(parser)
+    parser.add_argument("--backend", default="auto", help="auto, onnxruntime, tensorrt or keras (default: auto)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="images in memory at once (default: 2)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Segment the folder, and say what was written, kept and skipped."""
+    report = segment_folder(
+        options.folder,
+        options.output,
+        save=options.save,
+        weights=options.weights,
+        model=options.model,
+        backend=options.backend,
+        workers=options.workers,
+        spatial=spatial_of(options),
+    )
+    print(report.to_text(), end="")
+    return 0 if report.passed else 1

@@ -4,26 +4,21 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.cli.options import SOURCES, add_images
+
 if TYPE_CHECKING:
     from workbench.measure.rows import Rows
 
-PREPROCESSINGS = ("unit", "raw", "cityscapes", "imagenet")  # of workbench.pictures.feeds, which is slow to import
-
-_TEXT = """Measure every combination of precision, batch, size and backend, each in a process of its own, against the
-answers of float32. With --output a row for each is added to a file of JSON lines, and the same command goes on where
-an earlier one was interrupted."""
+DESCRIPTION = """Measure every combination of precision, batch, size and backend, each in a process of its own, against
+the answers of float32. With --output a row for each is added to a file of JSON lines, and the same command goes on
+where an earlier one was interrupted."""
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """Add the command to a parser."""
-    parser = commands.add_parser(
-        "sweep",
-        parents=[common],
-        help="precisions, batches, sizes and backends: time, memory, errors",
-        description=_TEXT,
-    )
-    parser.add_argument("model", help="an .onnx file in float32, or whatever convert takes")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("model", help=SOURCES)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the .jsonl file of rows")
+    add_precision(parser, "of fp32 tf32 fp16 bf16 int8 fp8, or all; fp32 is always there (default: fp32)", ["fp32"])
     parser.add_argument(
         "--batch", nargs="+", type=int, default=[1], metavar="N", help="pictures in a call (default: 1)"
     )
@@ -35,23 +30,10 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
         metavar="B",
         help="onnxruntime, onnxruntime-cuda, keras (fp32 only), tensorrt, or auto (default: onnxruntime)",
     )
+    add_images(parser, "pictures to judge on; built-in ones by default")
     parser.add_argument("--runs", type=int, default=20, metavar="N", help="calls that are timed (default: 20)")
     parser.add_argument("--retry-failed", action="store_true", help="measure failed points again")
-    add_pictures(parser)
-    add_precision(parser, "of fp32 tf32 fp16 bf16 int8 fp8, or all; fp32 is always there (default: fp32)", ["fp32"])
-    add_reports(parser, "draw error against time per picture, or what one network's precisions cost (.png)")
-    parser.set_defaults(run=run)
-
-
-def add_pictures(parser: argparse.ArgumentParser) -> None:
-    """Add the options of what is judged on."""
-    parser.add_argument("--images", type=Path, metavar="DIR", help="pictures to judge on; built-in ones by default")
-    parser.add_argument(
-        "--preprocess",
-        choices=PREPROCESSINGS,
-        default="unit",
-        help="pictures to inputs: -1..1, 0..255, minus Cityscapes' mean, or ResNet-50's BGR (default: unit)",
-    )
+    add_reports(parser, "draw error against time, or accuracy against size where one batch is measured (.png)")
 
 
 def add_precision(parser: argparse.ArgumentParser, text: str, default: list[str] | None = None) -> None:

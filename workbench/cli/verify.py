@@ -2,35 +2,27 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from workbench.cli import sweep
+from workbench.cli.options import SOURCES, add_images, add_spatial, spatial_of
 from workbench.core.errors import InputError
 
-_TEXT = """Run every form of a network on the same inputs, compare neighbours, and name the stage and the layer at
-fault. With MODEL alone the forms are made here: the framework, the frozen graph, the ONNX file as exported and as
+DESCRIPTION = """Run every form of a network on the same inputs, compare neighbours, and name the stage and the layer
+at fault. With MODEL alone the forms are made here: the framework, the frozen graph, the ONNX file as exported and as
 fixed, and an engine where one can be built and run. With --precision one network is judged in each precision."""
 
 
-def add(commands: Any, common: argparse.ArgumentParser) -> None:
-    """Add the command to a parser."""
-    parser = commands.add_parser(
-        "verify", parents=[common], help="which stage, and which layer, breaks a network", description=_TEXT
-    )
-    parser.add_argument(
-        "model", help="the reference: .keras, .h5, SavedModel folder, .pb, .onnx, resnet50, fcn_vgg16 or unet"
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("model", help=f"the reference: {SOURCES}")
     parser.add_argument("others", nargs="*", metavar="other", help="what is judged, in this order, such as .onnx files")
-    sweep.add_pictures(parser)
-    parser.add_argument(
-        "--spatial", nargs=2, type=int, metavar=("H", "W"), help="pixels, for a model that leaves them open"
-    )
+    add_images(parser, "pictures to judge on; built-in ones by default")
+    add_spatial(parser)
     parser.add_argument("--keep-files", type=Path, metavar="DIR", help="keep the files that are made on the way")
     sweep.add_precision(
         parser, "instead of the stages, judge precisions against float32: fp16 int8 tf32 bf16 fp8, or all"
     )
     sweep.add_reports(parser, "draw the error over depth, if the stages differ, or the precisions (.png)")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -47,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         *options.others,
         images=options.images,
         preprocess=options.preprocess,
-        spatial=tuple(options.spatial) if options.spatial else None,
+        spatial=spatial_of(options),
         work_folder=options.keep_files,
     )
     print(report.to_text())
@@ -73,7 +65,7 @@ def _run_precision(options: argparse.Namespace) -> int:
         options,
         precision=[*options.precision, *beside],
         batch=[None],
-        size=[tuple(options.spatial) if options.spatial else None],
+        size=[spatial_of(options)],
         backend=["auto"],
         plans=True,
         work_folder=options.keep_files,

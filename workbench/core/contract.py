@@ -220,7 +220,7 @@ def _check_tensor(spec: TensorSpec, array: Any) -> None:
         raise _refusal(spec, f"{got} in foreign byte order", f'pass x.astype("{spec.dtype}")')
     if not spec.fits(array.shape):
         raise _refusal(spec, got, _shape_advice(spec, array.shape))
-    if "float" in spec.dtype and not _all_finite(array):
+    if "float" in spec.dtype and not np.isfinite(array).all():
         raise _refusal(spec, _describe_bad_values(array), "mend the array before the network sees it")
 
 
@@ -245,11 +245,6 @@ def _shape_advice(spec: TensorSpec, shape: tuple[int, ...]) -> str:
         f"axis {axis} is {shape[axis]} where the network takes {spec.shape[axis]}; "
         "bring the input to that size, or export the network for yours"
     )
-
-
-def _all_finite(array: np.ndarray) -> bool:
-    """Whether no element is NaN or infinite; 0.1 ms for 3x512x1024 float32 on one core."""
-    return bool(np.isfinite(array).all())
 
 
 def _describe_bad_values(array: np.ndarray) -> str:

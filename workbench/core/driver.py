@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.core.errors import DriverError
+from workbench.core.errors import DriverError, first_line
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
 _NO_DEVICE, _STUB_LIBRARY = 100, 34  # CUDA_ERROR_NO_DEVICE and CUDA_ERROR_STUB_LIBRARY of cuda.h
@@ -56,7 +56,7 @@ def probe_driver() -> Driver:
         cuda = ctypes.CDLL(library)
         status = cuda.cuInit(0)
     except (OSError, AttributeError) as error:
-        return Driver(None, (), f"no NVIDIA driver was found ({_first_line(error)}); install NVIDIA's driver")
+        return Driver(None, (), f"no NVIDIA driver was found ({first_line(error)}); install NVIDIA's driver")
     version = ctypes.c_int()
     known = cuda.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value > 0
     number = version.value if known else None
@@ -110,7 +110,3 @@ def _describe_gpu(cuda: Any, index: int) -> Gpu | None:
     if failed:
         return None
     return Gpu(name.value.decode(errors="replace"), (major.value, minor.value), memory.value)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -58,3 +58,8 @@ class DriverError(BackendUnavailableError):
 
 class DeviceError(WorkbenchError, RuntimeError):
     """A call to the GPU failed: memory, a copy, a stream or the execution of an engine."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message, or the error's name where it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -5,7 +5,7 @@ import html
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 Cells = tuple[str, ...]
 Status = Literal["pass", "fail", "inconclusive"]
@@ -34,7 +34,11 @@ class Report:
     said once.
     """
 
-    verdict: str
+    if TYPE_CHECKING:
+
+        @property
+        def verdict(self) -> str:
+            """The first line; a field or a property of the subclass."""
 
     @property
     def passed(self) -> bool:

@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.contract import BACKEND_NAMES
-from workbench.core.driver import Gpu, _first_line, probe_driver, require_gpu
-from workbench.core.errors import BackendUnavailableError, DriverError, InputError
+from workbench.core.driver import Gpu, probe_driver, require_gpu
+from workbench.core.errors import BackendUnavailableError, DriverError, InputError, first_line
 
 if TYPE_CHECKING:
     import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
@@ -228,7 +228,7 @@ def make_runtime(flavour: Flavour, logger: Any) -> "trt.Runtime":
     try:
         runtime = flavour.module.Runtime(logger)
     except (TypeError, RuntimeError) as error:  # pybind's word for a null pointer
-        reason = logger.reasons() or _first_line(error)
+        reason = logger.reasons() or first_line(error)
         raise DriverError(f"{flavour.title} cannot start on this machine: {reason}; update the driver") from error
     if runtime is None:
         raise DriverError(f"{flavour.title} cannot start on this machine: {logger.reasons()}; update the driver")
@@ -284,7 +284,7 @@ def _version(module: ModuleType) -> str:
 
 def _library_missing(name: str, error: BaseException) -> BackendUnavailableError:
     return BackendUnavailableError(
-        f"{BACKEND_NAMES[name]} is installed, but a library it needs cannot be loaded ({_first_line(error)}); "
+        f"{BACKEND_NAMES[name]} is installed, but a library it needs cannot be loaded ({first_line(error)}); "
         f"to install it again, {_install(name)}"
     )
 

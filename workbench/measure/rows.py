@@ -163,19 +163,20 @@ class Rows(Report):
         plan = (f"plan, {' or '.join(builders)}, MiB",) if builders else ()
         headings = (
             "point", "computed by", "arithmetic", "max error of range", "relative L2", self._measure(), "change",
-            "NaN, Inf", "ms, median", "pictures/s", "memory, MiB", "file, MiB", *plan, "why it failed",
+            "NaN, Inf", "ms, median", "pictures/s", "memory, MiB", "file, MiB", *plan,
         )  # fmt: skip
         return [Table(headings, [self._cells(row, bool(plan)) for row in self.rows])] if self.rows else []
 
     def _cells(self, row: Row, plan: bool) -> Cells:
-        change = "-" if row.loss is None or row.precision == "fp32" else f"{-row.loss:+.4f}"
+        change = "-" if row.loss is None or row.precision == "fp32" else f"{0 - row.loss:+.4f}"
         if row.ran and row.precision != "fp32" and not self.within_limit(row):
             change += " too much"
         return (
-            row.title, row.where, row.arithmetic or "-", _number(row.max_error_of_range, ".1e"),
+            row.title, row.where, row.arithmetic or "-",
+            _number(row.max_error_of_range, ".1e") if row.ran else "failed",
             _number(row.relative_l2, ".1e"), _number(row.score, ".4f"), change,
             "-" if row.nan is None else f"{row.nan}, {row.inf}", _ms(row), _number(row.images_per_s),
-            _number(row.memory_mib), _number(row.file_mib), *((_number(row.plan_mib),) if plan else ()), row.reason,
+            _number(row.memory_mib), _number(row.file_mib), *((_number(row.plan_mib),) if plan else ()),
         )  # fmt: skip
 
     def _remarks(self) -> Iterator[str]:

@@ -138,7 +138,7 @@ def sweep(
         single = len(networks) == 1 and list(size) == [None]
         running = _Sweep(folder, work, judged, _load(calibration), plans, single, runs, seconds, timeout_s)
         for point in (bar := tqdm(points, unit="point", disable=not progress)):
-            bar.set_description(f"{point.network} {point.precision} batch {point.batch}, {point.backend}")
+            bar.set_description(f"{point.network} {point.precision}, {point.backend}")
             row = running.start(point)
             done = known.get(row.key)
             if done is None or (retry_failed and not done.ok) or (plans and done.ok and not done.plan_note):

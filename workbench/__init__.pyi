@@ -1,0 +1,37 @@
+from .cli.segment import segment_folder as segment_folder
+from .core.errors import WorkbenchError as WorkbenchError
+from .core.output_errors import Tolerance as Tolerance
+from .engine.build import build_engine as build_engine
+from .engine.build import save_engine as save_engine
+from .engine.inference import allocate_buffers as allocate_buffers
+from .engine.inference import do_inference as do_inference
+from .engine.inference import load_images_to_buffer as load_images_to_buffer
+from .engine.load import load_engine as load_engine
+from .export.conversion import convert as convert
+from .export.keras_model import keras_to_onnx as keras_to_onnx
+from .export.keras_model import keras_to_pb as keras_to_pb
+from .export.keras_model import pb_to_onnx as pb_to_onnx
+from .measure.latency import time_runners as time_runners
+from .measure.rows import load_recording as load_recording
+from .measure.sweep import sweep as sweep
+from .onnx_graph.cost import inspect as inspect
+from .onnx_graph.fuse import fuse_argmax as fuse_argmax
+from .onnx_graph.fuse import fuse_preprocessing as fuse_preprocessing
+from .onnx_graph.mend import fix as fix
+from .parity.divergence import first_divergence as first_divergence
+from .parity.figures import side_by_side as side_by_side
+from .parity.stages import verify as verify
+from .pictures.cityscapes import color_map as color_map
+from .pictures.images import load_image as load_image
+from .pictures.images import rescale_image as rescale_image
+from .pictures.images import sub_mean_chw as sub_mean_chw
+from .pictures.labels import read_folder as read_folder
+from .pictures.labels import street_scenes as street_scenes
+from .precision.calibration import calibrate as calibrate
+from .precision.half import to_fp16 as to_fp16
+from .precision.quantize import quantize_int8 as quantize_int8
+from .runners.backends import open_runner as open_runner
+from .runners.compare import compare_runners as compare_runners
+from .runners.machine import environment as environment
+
+__version__: str

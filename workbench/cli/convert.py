@@ -1,0 +1,43 @@
+"""`workbench convert`: a network to ONNX."""
+
+import argparse
+from pathlib import Path
+
+from workbench.cli.options import SOURCES, add_spatial, spatial_of
+
+DESCRIPTION = "Convert a network to ONNX: batch dynamic, height and width fixed. An ONNX file is checked and mended."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("model", help=SOURCES)
+    parser.add_argument("output", type=Path, help="the .onnx file to write")
+    for ends in ("inputs", "outputs"):
+        parser.add_argument(f"--{ends}", nargs="+", metavar="NAME", help=f"{ends} of a TensorFlow graph or checkpoint")
+    add_spatial(parser)
+    parser.add_argument(
+        "--exporter",
+        default="tf2onnx",
+        help="tf2onnx, or keras2onnx: the original tutorial's, for tf_keras models (default: tf2onnx)",
+    )
+    parser.add_argument("--opset", type=int, help="ONNX operator set (default: 17; 15 with keras2onnx)")
+    parser.add_argument("--pb", type=Path, help="also keep the frozen TensorFlow graph in this file")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Convert, and say what came out."""
+    from workbench.export.conversion import convert
+
+    print(
+        convert(
+            options.model,
+            options.output,
+            exporter=options.exporter,
+            spatial=spatial_of(options),
+            inputs=options.inputs,
+            outputs=options.outputs,
+            opset=options.opset,
+            pb_path=options.pb,
+        )
+    )
+    return 0

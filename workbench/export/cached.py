@@ -1,0 +1,72 @@
+"""The ONNX form of whatever `convert` takes, converted once and kept in the cache."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from workbench import __version__
+from workbench.core.errors import OutputError
+from workbench.core.files import cache_folder, make_folder
+
+
+@contextlib.contextmanager
+def as_onnx(source: Any, *, spatial: tuple[int, int] | None = None, progress: bool = True) -> Iterator[Path]:
+    """Yield the `.onnx` file of a network: the file itself, or its conversion.
+
+    The conversion of a file is kept in the cache, by its content; that of a model or of a model's name lives as long as
+    the block.
+
+    Args:
+        source: an `.onnx` file, or what `workbench.export.conversion.convert` takes.
+        spatial: (height, width) in pixels for a model that leaves them open.
+        progress: show a bar while it is converted.
+    Raises:
+        ModelError: the source cannot be opened.
+        ExportError: it cannot be converted.
+    """
+    named = isinstance(source, str | os.PathLike)
+    if named and Path(source).suffix.lower() == ".onnx":
+        yield Path(source)
+        return
+    from workbench.export.conversion import convert
+
+    def make(path: Path) -> None:
+        convert(source, path, spatial=spatial, progress=progress)
+
+    if named and Path(source).exists():
+        size = "x".join(map(str, spatial)) if spatial else "own size"
+        with cached(f"{Path(source).stem}-{content_digest(Path(source))}-{size}", make) as path:
+            yield path
+    else:
+        with tempfile.TemporaryDirectory(prefix="workbench-onnx-") as folder:
+            path = Path(folder) / f"{Path(source).stem if named else 'model'}.onnx"
+            make(path)
+            yield path
+
+
+@contextlib.contextmanager
+def cached(name: str, make: Callable[[Path], object]) -> Iterator[Path]:
+    """Yield a network of the cache; it is made there first, or, where there can be no cache, for the block alone."""
+    with tempfile.TemporaryDirectory(prefix="workbench-onnx-") as spare:
+        try:
+            folder = make_folder(cache_folder().with_name("networks"))
+        except OutputError:
+            folder = Path(spare)
+        path = folder / f"{name}-{__version__}.onnx"
+        if not path.is_file():
+            make(path)
+        yield path
+
+
+def content_digest(path: Path) -> str:
+    """The start of the SHA-256 of a file, of all files in a folder."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            whole.update(hashlib.file_digest(content, "sha256").digest())
+    return whole.hexdigest()[:16]
