@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 from onnx import helper
 from onnx_networks import save_identity_network, save_network, save_picture_network
+from workbench.measure.grid import grid, run_grid
+from workbench.measure.row_figures import pareto_figure, throughput_figure
+from workbench.measure.row_report import AXES, RowTable, compare_runs, cost, pareto
 
 from workbench.cli import main as cli
 from workbench.core.driver import probe_driver
@@ -24,9 +27,6 @@ from workbench.core.errors import InputError, ModelError
 from workbench.measure import grid as experiments
 from workbench.measure import point_child as experiment_child
 from workbench.measure import rows as experiment_rows
-from workbench.measure.grid import grid, run_grid
-from workbench.measure.row_figures import pareto_figure, throughput_figure
-from workbench.measure.row_report import AXES, RowTable, compare_runs, cost, pareto
 from workbench.measure.rows import Row, append_row, load_recording, load_rows, network_digest, relative_l2
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -7,7 +7,7 @@ import pytest
 
 from workbench.core.contract import Runner, RunnerInfo, TensorSpec
 from workbench.core.errors import FeedError, InputError
-from workbench.measure.latency import COMPUTE, END_TO_END, LatencyRow, Timing, time_runners, format_ms, measure
+from workbench.measure.latency import COMPUTE, END_TO_END, LatencyRow, Timing, format_ms, measure, time_runners
 
 SPEC = TensorSpec("input", (None, 2), "float32")
 FEED = {"input": np.zeros((1, 2), np.float32)}
@@ -138,9 +138,7 @@ def test_each_runner_may_have_its_own_feed_and_making_it_is_not_timed(clock):
 
 def test_progress_is_told_after_each_round(clock):
     told = []
-    time_runners(
-        two_runners(clock, []), FEED, warmup=1, runs=2, clock=clock, progress=lambda *seen: told.append(seen)
-    )
+    time_runners(two_runners(clock, []), FEED, warmup=1, runs=2, clock=clock, progress=lambda *seen: told.append(seen))
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 

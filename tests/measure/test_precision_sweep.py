@@ -13,6 +13,9 @@ from networks import random_input
 from onnx import TensorProto, helper
 from onnx_networks import save_mixed_network, save_network, save_picture_network
 from PIL import Image
+from workbench.measure.precision_figures import pareto_rows, sweep_figure
+from workbench.measure.precision_sweep import precision_sweep
+from workbench.measure.precision_table import PrecisionRow, PrecisionTable
 
 from workbench.cli import main as cli
 from workbench.core.contract import RunnerInfo
@@ -22,9 +25,6 @@ from workbench.engine import tensorrt_api
 from workbench.measure import precision_routes
 from workbench.measure.accuracy import find_classes
 from workbench.measure.latency import Timing
-from workbench.measure.precision_figures import pareto_rows, sweep_figure
-from workbench.measure.precision_sweep import precision_sweep
-from workbench.measure.precision_table import PrecisionRow, PrecisionTable
 from workbench.pictures.cityscapes import class_iou, confusion_matrix
 from workbench.pictures.labels import fit_labels, load_labels, pair_labels
 from workbench.precision.calibration import Calibration, calibrate

@@ -49,9 +49,10 @@ class Rows(Report):
         groups = self._groups()
         failed = sum(not row.ok for row in self.rows)
         text = f"{count(len(self.rows), 'point')}, {failed} failed." if failed else f"{count(len(self.rows), 'point')}."
-        if len({row.network for row in self.rows}) == 1 and len(groups[0]) > 1:
-            where = groups[0][0].title.replace(f", {groups[0][0].precision}", "") + ": " if len(groups) > 1 else ""
-            text = where + advise(groups[0], self.limit)
+        chosen = next((rows for rows in groups if len(rows) > 1 and rows[0].precision == "fp32"), [])
+        if chosen and len({row.network for row in self.rows}) == 1:
+            where = f"{chosen[0].subject}, batch {chosen[0].batch}, {chosen[0].backend}: " if len(groups) > 1 else ""
+            text = where + advise(chosen, self.limit)
         object.__setattr__(self, "verdict", text)
 
     def __iter__(self) -> Iterator[Row]:
@@ -85,7 +86,7 @@ class Rows(Report):
     @property
     def judged(self) -> tuple[Row, ...]:
         """The rows that have answers, without those of float32."""
-        return tuple(row for row in self.rows if row.ran and row.precision != "fp32")
+        return tuple(_judged(self.rows))
 
     @property
     def status(self) -> Status:
@@ -147,9 +148,9 @@ class Rows(Report):
         return pareto_figure(self.rows, **columns)
 
     def _groups(self) -> list[list[Row]]:
-        """The rows that differ in precision only, together."""
+        """The rows that differ in precision only, together, float32 first."""
         groups: dict[Any, list[Row]] = {}
-        for row in self.rows:
+        for row in sorted(self.rows, key=lambda row: row.precision != "fp32"):
             groups.setdefault(row.group, []).append(row)
         return list(groups.values())
 
@@ -226,6 +227,10 @@ def _about(row: Row, name: str) -> Iterator[str]:
         yield f"{name} has no plan: {row.plan_note.rstrip('.')}."
 
 
+def _judged(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.precision != "fp32" and (row.broken or (row.ok and row.loss is not None))]
+
+
 def within_limit(row: Row, limit: float) -> bool:
     """Whether a row has answers, all of them finite, and loses no more than a share."""
     return row.ok and not row.broken and row.loss is not None and row.loss <= limit
@@ -240,7 +245,7 @@ def advise(rows: Sequence[Row], limit: float) -> str:
     Returns:
         One sentence.
     """
-    base, judged = rows[0], [row for row in rows[1:] if row.ran]
+    base, judged = rows[0], _judged(rows)
     good, bad = ([row for row in judged if within_limit(row, limit) is kept] for kept in (True, False))
     if not judged:
         return f"Nothing to advise: no precision but {base.precision} ran here."
