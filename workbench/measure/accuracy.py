@@ -98,7 +98,7 @@ def gather(
     elif images is not None:
         text = f"{count(shown, 'picture')} of {Path(images).name}, {preprocess}"
     else:
-        text = f"built-in pictures{'' if limit is None else f', the first {limit}'}, {preprocess}"
+        text = f"built-in inputs{'' if limit is None else f', the first {limit}'}, {preprocess}"
     text += ", with labels" if labels is not None else ""
     written = [(name, str(_write(folder / f"feed{number}.npz", feed))) for number, (name, feed) in enumerate(kept)]
     return Pictures(

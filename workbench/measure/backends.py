@@ -50,12 +50,6 @@ def find_engines() -> Flavour:
     return found
 
 
-def gpu_name(backend: str) -> str:
-    """Name of the GPU that a backend computes on; empty for one that computes on the CPU."""
-    gpus = probe_driver().gpus if DEVICES[backend] == "cuda" else ()
-    return gpus[0].name if gpus else ""
-
-
 def backend_versions(backend: str) -> str:
     """The versions of Python, NumPy and the packages that a backend takes."""
     packages = {"keras": ("tensorflow", "keras"), "tensorrt": ("onnx", "tensorrt", "tensorrt-rtx")}

@@ -208,7 +208,7 @@ def precision_figure(rows: Sequence[Row], limit: float = 0.01) -> Figure:
         label_axes(axes, f"{label}, less is better", f"change of {ran[-1].measure}, higher is better")
     mark = f" (recording: {ran[0].recording})" if ran[0].recording else ""
     title = f"{_network(ran[0])}, answers by {ran[0].runner}{mark}"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=fit_pt(title, 0.5 * WIDTH_IN))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=fit_pt(title, 0.45 * WIDTH_IN))
     figure.legend(handles=_precision_legend(), loc="outside upper right", ncols=3, fontsize=TEXT_PT, frameon=False)
     against = "the labels" if ran[-1].measure in ("mIoU", "top-1 accuracy") else "fp32"
     add_caption(
@@ -223,7 +223,7 @@ def _draw_precisions(axes: Axes, rows: Sequence[Row], column: str, limit: float)
     """One panel: accuracy against a size or a time; what loses too much is drawn no lower than a floor."""
     found = [(getattr(row, column), row) for row in rows]
     shown = sorted(((value, row) for value, row in found if value is not None), key=lambda entry: entry[0])
-    deepest = _ABOVE if all(_keeps(row, limit) for _, row in shown) else _BELOW
+    deepest = _ABOVE if all(row.within(limit) for _, row in shown) else _BELOW
     floor = -deepest * max(limit, 1e-4)
     front = plottable(pareto(rows, column, "loss"), column, "loss")
     axes.plot([one for one, _, _ in front], [max(-loss, floor) for _, loss, _ in front], color="0.7", lw=1, zorder=1)
@@ -231,7 +231,7 @@ def _draw_precisions(axes: Axes, rows: Sequence[Row], column: str, limit: float)
     for place, (value, row) in enumerate(shown):
         loss = row.loss or 0.0
         height = floor if row.broken else max(floor, -loss)
-        style = _STYLES["good" if _keeps(row, limit) else "bad"] | ({} if row.real else {"markerfacecolor": "white"})
+        style = _STYLES["good" if row.within(limit) else "bad"] | ({} if row.real else {"markerfacecolor": "white"})
         axes.plot([value], [height], ls="", **style)
         lost = f": {-loss:+.3f}" if -loss < height else ""
         text = f"{row.precision}{': NaN or infinite' if row.broken else lost}"
@@ -240,10 +240,6 @@ def _draw_precisions(axes: Axes, rows: Sequence[Row], column: str, limit: float)
                       va="bottom" if side > 0 else "top")  # fmt: skip
     axes.set_ylim(1.2 * floor, max([-floor / 6, *(-1.25 * (row.loss or 0.0) for row in rows if not row.broken)]))
     axes.set_xlim(0, 1.25 * max(value for value, _ in shown))
-
-
-def _keeps(row: Row, limit: float) -> bool:
-    return not row.broken and (row.loss or 0.0) <= limit
 
 
 _STYLES: dict[str, dict[str, Any]] = {

@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -42,7 +42,6 @@ class Timing:
     samples_ms: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a timing without samples: none of its figures would exist."""
         if not self.samples_ms:
             raise InputError(f"got no samples for {self.name!r}, expected at least one; use runs=1 or more")
 
@@ -89,7 +88,6 @@ class LatencyRow:
     timing: Timing
 
     def __post_init__(self) -> None:
-        """Refuse a variant that would put TensorRT's name on another runner."""
         if "tensorrt" in self.variant.lower() and not self.info.is_tensorrt:
             raise InputError(
                 f"got the note {self.variant!r} for {self.info.name}, expected no mention of TensorRT; "
@@ -111,21 +109,20 @@ class LatencyTable(Report):
         machine: system, processor and number of cores.
         versions: of Python, NumPy and each backend.
         date: when, in UTC, ISO 8601.
-        verdict: the fastest runner of the first stage.
     """
 
     rows: tuple[LatencyRow, ...]
     machine: Mapping[str, str]
     versions: Mapping[str, str]
     date: str
-    verdict: str = field(init=False, default="")
 
-    def __post_init__(self) -> None:
+    @property
+    def verdict(self) -> str:
+        """The fastest runner of the first stage."""
         first = [row for row in self.rows if row.stage == self.rows[0].stage]
         best = min(first, key=lambda row: row.timing.median_ms)
         than = f", {self.speedup(best):.2f} times as fast as {first[0].name}" if best is not first[0] else ""
-        text = f"{best.name}: {format_ms(best.timing.median_ms)} ms per call, {best.stage}{than}."
-        object.__setattr__(self, "verdict", text)
+        return f"{best.name}: {format_ms(best.timing.median_ms)} ms per call, {best.stage}{than}."
 
     def speedup(self, row: LatencyRow) -> float:
         """How many times as fast as the first runner in the same stage, by medians."""

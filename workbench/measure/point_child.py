@@ -134,12 +134,7 @@ def _memory(before: int | None, after: int | None, device: str) -> dict[str, Any
 
 
 def used_bytes(device: str, line: str) -> int | None:
-    """Memory of this process, or in use on the GPU; None where the system does not tell.
-
-    Args:
-        device: `"cpu"` or `"cuda"`.
-        line: of Linux's `/proc/self/status`: `"VmRSS"` is now, `"VmHWM"` the most so far.
-    """
+    """Memory in use on the GPU, or of this process: Linux's `VmRSS` is now, `VmHWM` the most so far; None elsewhere."""
     try:
         if device == "cuda":
             from workbench.engine.memory import open_memory

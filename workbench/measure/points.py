@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.core.contract import TensorSpec
-from workbench.core.errors import EngineBuildError, InputError
+from workbench.core.errors import InputError, WorkbenchError
 from workbench.core.report import count
 from workbench.export.conversion import convert as convert_to_onnx
 from workbench.measure.accuracy import Pictures
@@ -95,7 +95,7 @@ class Network:
         try:
             if (precision, batch) not in self._made:
                 self._made[precision, batch] = self._build(precision, batch, builder)
-        except (EngineBuildError, InputError) as error:
+        except WorkbenchError as error:
             if engines:
                 raise
             return path, columns | {"plan_note": str(error)}

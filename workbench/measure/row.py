@@ -128,7 +128,6 @@ class Row:
     recording: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a row that could be taken for one of TensorRT."""
         if "tensorrt" in self.runner.lower() and not self.backend.startswith("tensorrt"):
             raise InputError(f"got the runner {self.runner!r} for the backend {self.backend!r}, which is not TensorRT")
         for name in ("worst", "kept"):  # JSON knows lists only
@@ -175,6 +174,10 @@ class Row:
         if change is not None:
             return -change
         return self.relative_l2 if self.top1_agreement is None else 1 - self.top1_agreement
+
+    def within(self, limit: float) -> bool:
+        """Whether there are answers, all of them finite, that lose no more than a share."""
+        return self.ok and not self.broken and self.loss is not None and self.loss <= limit
 
     @property
     def ms_per_image(self) -> float | None:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -37,23 +37,24 @@ class Rows(Report):
     Attributes:
         rows: in the order of the points.
         limit: how much of a row's `measure` may be lost, 0..1.
-        verdict: which precision to take and why, where there are several of one network; else how many were measured.
     """
 
     rows: Sequence[Row]
     limit: float = 0.01
-    verdict: str = field(init=False, default="", compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(self.rows))
+
+    @property
+    def verdict(self) -> str:
+        """Which precision to take and why, where there are several of one network; else how many were measured."""
         groups = self._groups()
-        failed = sum(not row.ok for row in self.rows)
-        text = f"{count(len(self.rows), 'point')}, {failed} failed." if failed else f"{count(len(self.rows), 'point')}."
         chosen = next((rows for rows in groups if len(rows) > 1 and rows[0].precision == "fp32"), [])
         if chosen and len({row.network for row in self.rows}) == 1:
             where = f"{chosen[0].subject}, batch {chosen[0].batch}, {chosen[0].backend}: " if len(groups) > 1 else ""
-            text = where + advise(chosen, self.limit)
-        object.__setattr__(self, "verdict", text)
+            return where + advise(chosen, self.limit)
+        failed = sum(not row.ok for row in self.rows)
+        return f"{count(len(self.rows), 'point')}{f', {failed} failed' if failed else ''}."
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -93,11 +94,11 @@ class Rows(Report):
         """Whether each precision that was judged loses no more than is allowed; inconclusive where none was."""
         if not self.judged:
             return "inconclusive"
-        return "pass" if all(within_limit(row, self.limit) for row in self.judged) else "fail"
+        return "pass" if all(row.within(self.limit) for row in self.judged) else "fail"
 
     def within_limit(self, row: Row) -> bool:
         """Whether a row has answers, all of them finite, and loses no more than is allowed."""
-        return within_limit(row, self.limit)
+        return row.within(self.limit)
 
     def pareto(self, x: str = "latency_ms", y: str = "relative_l2") -> "Rows":
         """The rows that no other row beats in one column without losing in the other, the best in `x` first.
@@ -210,9 +211,6 @@ class Rows(Report):
         rows = [dataclasses.asdict(row) | {"within_limit": self.within_limit(row)} for row in self.rows]
         return {"passed": self.passed, "verdict": self.verdict, "limit": self.limit, "rows": rows}
 
-    def _status(self) -> str:
-        return self.status
-
 
 def _about(row: Row, name: str) -> Iterator[str]:
     """What a row keeps in float32, where its answers differ, and why it has no plan."""
@@ -231,22 +229,10 @@ def _judged(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.precision != "fp32" and (row.broken or (row.ok and row.loss is not None))]
 
 
-def within_limit(row: Row, limit: float) -> bool:
-    """Whether a row has answers, all of them finite, and loses no more than a share."""
-    return row.ok and not row.broken and row.loss is not None and row.loss <= limit
-
-
 def advise(rows: Sequence[Row], limit: float) -> str:
-    """Say which precision to take: the fastest that keeps its answers, where the speed is real; else fp16.
-
-    Args:
-        rows: of one network, batch, size and backend, float32 first.
-        limit: how much of their measure may be lost.
-    Returns:
-        One sentence.
-    """
+    """Say which precision of a group to take: the fastest that keeps its answers, where the speed is real; else fp16."""
     base, judged = rows[0], _judged(rows)
-    good, bad = ([row for row in judged if within_limit(row, limit) is kept] for kept in (True, False))
+    good, bad = ([row for row in judged if row.within(limit) is kept] for kept in (True, False))
     if not judged:
         return f"Nothing to advise: no precision but {base.precision} ran here."
     if not good:
@@ -339,7 +325,7 @@ def load_rows(path: str | os.PathLike[str]) -> Rows:
         if line.strip():
             row = _parse(line, f"{path}, line {number}")
             rows[row.key] = row
-    return Rows(list(rows.values()))
+    return Rows([*rows.values()])
 
 
 def load_recording(name: str) -> Rows:
@@ -378,21 +364,20 @@ class RunComparison(Report):
         pairs: (row of the first run, row of the second) of each point that both have.
         only_first: points that the second run lacks.
         only_second: points that the first run lacks.
-        verdict: how many points are slower, faster, or answer differently.
     """
 
     pairs: tuple[tuple[Row, Row], ...]
     only_first: tuple[Row, ...]
     only_second: tuple[Row, ...]
-    verdict: str = field(init=False, default="")
 
-    def __post_init__(self) -> None:
-        text = (
+    @property
+    def verdict(self) -> str:
+        """How many points are slower, faster, or answer differently."""
+        return (
             f"{count(len(self.pairs), 'point')} in both runs: {len(self.slower)} slower, "
             f"{sum(_changed_time(*pair) < 0 for pair in self.pairs)} faster, "
             f"{len(self.changed_answers)} with other answers"
         )
-        object.__setattr__(self, "verdict", text)
 
     @property
     def slower(self) -> tuple[tuple[Row, Row], ...]:

@@ -8,17 +8,18 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm.auto import tqdm
 
+from workbench.core.driver import probe_driver
 from workbench.core.errors import InputError, ModelError, WorkbenchError
 from workbench.core.files import make_folder
 from workbench.core.process import temporary_folder
 from workbench.measure.accuracy import Pictures, Truth, gather
-from workbench.measure.backends import DEVICES, backend_versions, best_backend, gpu_name
+from workbench.measure.backends import DEVICES, backend_versions, best_backend
 from workbench.measure.latency import now
 from workbench.measure.point_child import run_child
 from workbench.measure.points import Network, prepare
@@ -33,18 +34,8 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
-@dataclass(frozen=True)
-class Point:
-    """One thing to measure.
-
-    Attributes:
-        network: its name in the rows.
-        source: an `.onnx` file, or what `workbench.export.conversion` takes.
-        precision: one of `PRECISIONS`.
-        backend: one of `DEVICES`.
-        batch: pictures in a call; None for the network's own.
-        size: (height, width) in pixels; None for the network's own.
-    """
+class Point(NamedTuple):
+    """One thing to measure; the batch and the size are None for the network's own."""
 
     network: str
     source: Any
@@ -127,7 +118,8 @@ def sweep(
     """
     networks = dict(model) if isinstance(model, Mapping) else {_name(model): model}
     points = grid(networks, precision, batch, size, backend)
-    _check(points, limit, pictures, {"runs": runs, "seconds": seconds, "timeout_s": timeout_s})
+    timing = {"runs": runs, "seconds": seconds}
+    _check(points, limit, pictures, {**timing, "timeout_s": timeout_s})
     known = {row.key: row for row in load_rows(out)} if out and resume and Path(out).exists() else {}
     rows = []
     with temporary_folder() as folder:
@@ -136,7 +128,7 @@ def sweep(
             make_folder(Path(out).parent)
         work = make_folder(work_folder) if work_folder is not None else folder
         single = len(networks) == 1 and list(size) == [None]
-        running = _Sweep(folder, work, judged, _load(calibration), plans, single, runs, seconds, timeout_s)
+        running = _Sweep(folder, work, judged, _load(calibration), plans, single, timing, timeout_s)
         for point in (bar := tqdm(points, unit="point", disable=not progress)):
             bar.set_description(f"{point.network} {point.precision}, {point.backend}")
             row = running.start(point)
@@ -212,35 +204,38 @@ def _load(calibration: "PathLike | Calibration | None") -> "Calibration | None":
     return Calibration.load(calibration)
 
 
+@dataclass
 class _Sweep:
-    """The networks of a sweep in the forms that were needed so far."""
+    """The networks of a sweep in the forms that were needed so far; `single`: there is but one, at its own size."""
 
-    def __init__(
-        self, folder: Path, work: Path, pictures: Pictures, calibration: "Calibration | None", plans: bool,
-        single: bool, runs: int, seconds: float, timeout_s: float,
-    ) -> None:  # fmt: skip
-        self._folder, self._work, self._pictures = folder, work, pictures
-        self._calibration, self._plans, self._single = calibration, plans, single
-        self._timing, self._timeout_s = {"runs": runs, "seconds": seconds}, timeout_s
-        self._networks: dict[Any, Network | WorkbenchError] = {}
-        self._found: dict[Any, dict[str, Any]] = {}
+    folder: Path
+    work: Path
+    pictures: Pictures
+    calibration: "Calibration | None"
+    plans: bool
+    single: bool
+    timing: dict[str, float]
+    timeout_s: float
+    networks: dict[Any, Network | WorkbenchError] = field(default_factory=dict)
+    found: dict[Any, dict[str, Any]] = field(default_factory=dict)
 
     def start(self, point: Point) -> Row:
         """The row of a point before it is measured."""
         found = self._prepare(point)
         known = found if isinstance(found, Network) else None
+        gpus = probe_driver().gpus if DEVICES[point.backend] == "cuda" else ()
         height, width = known.size if known else point.size or (None, None)
-        given = self._calibration.digest[:12] if self._calibration and point.precision in EIGHT_BITS else ""
+        given = self.calibration.digest[:12] if self.calibration and point.precision in EIGHT_BITS else ""
         return Row(
             point.network, known.digest if known else "", point.precision, point.backend,
-            point.batch or (known and known.batch) or 1, height, width, machine_text(gpu_name(point.backend)),
-            backend_versions(point.backend), now(), judged_on=self._pictures.text, calibration=given,
+            point.batch or (known and known.batch) or 1, height, width, machine_text(gpus[0].name if gpus else ""),
+            backend_versions(point.backend), now(), judged_on=self.pictures.text, calibration=given,
         )  # fmt: skip
 
     def measure(self, point: Point, row: Row) -> Row:
         """Fill the row; what goes wrong becomes its reason."""
         network = self._prepare(point)
-        if self._single and isinstance(network, Network) and point.precision in EIGHT_BITS:
+        if self.single and isinstance(network, Network) and point.precision in EIGHT_BITS:
             network.scales()  # what is wrong with the only network's pictures or scales is an error of the whole call
         try:
             if not isinstance(network, Network):
@@ -252,24 +247,24 @@ class _Sweep:
             reason = str(error)
         except Exception as error:  # one point must not end a sweep that runs all night
             reason = f"unexpected {type(error).__name__}: {error}"
-        return replace(row, status=FAILED, reason=reason.replace(f"{self._folder}{os.sep}", ""))
+        return replace(row, status=FAILED, reason=reason.replace(f"{self.folder}{os.sep}", ""))
 
     def _prepare(self, point: Point) -> Network | WorkbenchError:
         """Bring a network into ONNX once; one of several that cannot be is an error of all its points."""
         key = (point.network, point.size)
-        if key not in self._networks:
+        if key not in self.networks:
             stem = re.sub(r"[^\w.-]", "_", point.network) + ("_{}x{}".format(*point.size) if point.size else "")
-            used = {known.stem for known in self._networks.values() if isinstance(known, Network)}
-            stem = f"{stem}_{len(self._networks)}" if stem in used else stem
+            used = {known.stem for known in self.networks.values() if isinstance(known, Network)}
+            stem = f"{stem}_{len(self.networks)}" if stem in used else stem
             try:
-                self._networks[key] = prepare(
-                    point.source, point.size, stem, self._work, self._pictures, self._calibration, self._plans
+                self.networks[key] = prepare(
+                    point.source, point.size, stem, self.work, self.pictures, self.calibration, self.plans
                 )
             except WorkbenchError as error:
-                if self._single:
+                if self.single:
                     raise
-                self._networks[key] = error
-        return self._networks[key]
+                self.networks[key] = error
+        return self.networks[key]
 
     def _run(self, network: Network, target: Any, row: Row) -> dict[str, Any]:
         """Find out what computes, and run it in a child; what is not timed is the same for every batch, and kept."""
@@ -277,19 +272,19 @@ class _Sweep:
         order = {
             "target": os.fspath(target), "backend": row.backend, "device": DEVICES[row.backend],
             "precision": row.precision, "batch": row.batch, "whole": whole, "reference": str(network.path),
-            "first": str(network.first_file(self._folder / "first.npz", whole=whole)),
+            "first": str(network.first_file(self.folder / "first.npz", whole=whole)),
             "specs": {name: (spec.shape, spec.dtype) for name, spec in network.specs.items()},
-            "pictures": asdict(self._pictures), **self._timing,
+            "pictures": asdict(self.pictures), **self.timing,
         }  # fmt: skip
         if row.precision not in TYPE_OF:
             words = "float32" + (", rounded to TF32 in heavy layers" if row.precision == "tf32" else "")
-            return {"real": True, "arithmetic": words} | run_child(order, self._timeout_s)
+            return {"real": True, "arithmetic": words} | run_child(order, self.timeout_s)
         if row.backend == "tensorrt":
             words = f"{TYPE_OF[row.precision].partition('_')[0]}, by the engine's types"
-            return {"real": True, "arithmetic": words} | run_child(order, self._timeout_s)
+            return {"real": True, "arithmetic": words} | run_child(order, self.timeout_s)
         key = (network.stem, row.precision, row.backend)
-        if key not in self._found:
-            rounded = str(self._folder / f"{network.stem}_{row.precision}_rounded.onnx")
-            self._found[key] = run_child({**order, "rounded": rounded}, self._timeout_s)
-        found = self._found[key]
-        return found | run_child(order, self._timeout_s) if found["real"] else found
+        if key not in self.found:
+            rounded = str(self.folder / f"{network.stem}_{row.precision}_rounded.onnx")
+            self.found[key] = run_child({**order, "rounded": rounded}, self.timeout_s)
+        found = self.found[key]
+        return found | run_child(order, self.timeout_s) if found["real"] else found
