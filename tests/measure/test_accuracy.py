@@ -12,7 +12,7 @@ from sweep_checks import CLASSES, LARGE, SIZE, answer, quick, run_here, save_seg
 
 import workbench.measure.sweep as engine
 from workbench.core.errors import ImageError, InputError
-from workbench.measure.accuracy import find_classes
+from workbench.measure.accuracy import find_classes, gather
 from workbench.pictures.cityscapes import class_iou, confusion_matrix
 from workbench.pictures.labels import fit_labels, load_labels, pair_labels
 from workbench.precision.calibration import calibrate
@@ -294,3 +294,31 @@ def test_labels_by_name_must_be_those_of_the_feeds(network):
     assert "got one number as the label of scene 0, expected a label map" in rows[0].reason
     with pytest.raises(InputError, match="labels without their pictures"):
         quick(network, labels=labels)
+
+
+def test_the_words_for_the_pictures_change_with_them_and_not_from_run_to_run(tmp_path, folders):
+    images, labels = folders
+
+    def words(**options):
+        return gather(tmp_path, **options).text
+
+    texts = [
+        words(),
+        words(preprocess="raw"),
+        words(limit=2),
+        words(images=images),
+        words(images=images, labels=labels),
+    ]
+    texts += [
+        words(feeds=scenes(2)),
+        words(feeds=scenes(2, 2.0)),
+        words(feeds=scenes(2), labels={"scene 0": 1, "scene 1": 2}),
+    ]
+    assert len(set(texts)) == len(texts), texts
+    assert texts[0] == "built-in inputs, unit" and texts[3].startswith("3 pictures of images ")
+    assert texts[5] == words(feeds=scenes(2))
+    save_picture(images / "0.jpg", np.zeros((*SIZE, 3), np.uint8))
+    assert words(images=images) != texts[3]
+    save_picture(labels / "0.png", np.zeros(SIZE, np.uint8))
+    assert words(images=images, labels=labels)[-20:] == texts[4][-20:]
+    assert words(images=images, labels=labels) != texts[4]

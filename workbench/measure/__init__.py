@@ -5,7 +5,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "latency": ["measure", "time_runners"],
+        "latency": ["time_runners"],
         "rows": ["Rows", "compare_runs", "load_recording", "load_rows"],
     },
 )

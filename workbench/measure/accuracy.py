@@ -92,18 +92,17 @@ def gather(
     if feeds is not None and not kept:
         raise InputError("got no feed to judge on; give at least one (name, arrays) pair, or a folder of images")
     names = [name for name, _ in kept] or [path.name for path in files]
-    shown = len(names[:limit])
-    if feeds is not None:
-        text = f"{count(shown, 'feed')} {_digest(kept)[:8]}"
-    elif images is not None:
-        text = f"{count(shown, 'picture')} of {Path(images).name}, {preprocess}"
-    else:
-        text = f"built-in inputs{'' if limit is None else f', the first {limit}'}, {preprocess}"
-    text += ", with labels" if labels is not None else ""
+    paired = _pair(names, labels, folder)
     written = [(name, str(_write(folder / f"feed{number}.npz", feed))) for number, (name, feed) in enumerate(kept)]
+    text = "built-in inputs" + ("" if limit is None else f", the first {limit}")
+    if names:
+        source = f"of {Path(images).name} " if images is not None else ""
+        what = count(len(names[:limit]), "picture" if source else "feed")
+        text = f"{what} {source}{_digest(files, [*written, *(paired or {}).items()])}"
+    text += f", {preprocess}" if feeds is None else ""
     return Pictures(
-        text, tuple(written) if feeds is not None else None, None if images is None else os.fspath(images),
-        "" if feeds is not None else preprocess, limit, _pair(names, labels, folder),
+        text + (", with labels" if labels is not None else ""), tuple(written) if feeds is not None else None,
+        None if images is None else os.fspath(images), "" if feeds is not None else preprocess, limit, paired,
     )  # fmt: skip
 
 
@@ -118,12 +117,14 @@ def _write(path: Path, feed: Feed) -> Path:
     return path
 
 
-def _digest(feeds: Iterable[tuple[str, Feed]]) -> str:
+def _digest(pictures: Iterable[Path], others: Iterable[tuple[str, Any]]) -> str:
+    """Eight digits that change with the names and sizes of pictures, and with the content of feeds and labels."""
     digest = hashlib.sha256()
-    for name, feed in feeds:
-        for key, array in feed.items():
-            digest.update(f"{name} {key} {array.dtype}{array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()
+    for file in pictures:
+        digest.update(f"{file.name} {file.stat().st_size} ".encode())
+    for name, found in others:
+        digest.update(f"{name} ".encode() + (Path(found).read_bytes() if isinstance(found, str) else b"%d" % found))
+    return digest.hexdigest()[:8]
 
 
 def _pair(
@@ -206,11 +207,7 @@ class Accuracy:
         self.confusion = [one + other for one, other in zip(held, counts, strict=True)]
 
     def columns(self, report: ParityReport) -> dict[str, Any]:
-        """The columns of a row that come from the answers.
-
-        Args:
-            report: the comparison of the numbers themselves.
-        """
+        """The columns of a row that come from the answers; the report compares the numbers themselves."""
         compared = [one for one in report.outputs if not one.holds_integers]
         nan, inf = (sum(getattr(one, kind)[1] for one in report.outputs) for kind in ("nan", "inf"))
         columns: dict[str, Any] = {
@@ -249,14 +246,10 @@ def _largest(errors: Iterable[float]) -> float | None:
 
 
 def find_classes(output: NDArray) -> tuple[NDArray, int] | None:
-    """Turn the output of the first picture of a batch into classes.
+    """The classes of the first picture of a batch, (H, W) or without axes, and how many of them are scored.
 
-    Args:
-        output: logits (N, C, H, W), (N, H, W, C) or (N, C), or label maps (N, H, W) of integers. A single channel says
-            yes above 0; Cityscapes' twentieth is void, and so is a label of 19.
-    Returns:
-        The map (H, W) of classes, or the class as an array without axes, and the number of classes that are scored;
-        None for any other output.
+    The output is logits (N, C, H, W), (N, H, W, C) or (N, C), or label maps (N, H, W) of integers; None for any other.
+    A single channel says yes above 0; Cityscapes' twentieth is void, and so is a label of 19.
     """
     if output.ndim == 3 and output.dtype.kind in "iu":
         return output[0], len(CITYSCAPES)

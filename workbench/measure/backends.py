@@ -25,11 +25,7 @@ def best_backend() -> str:
 
 
 def find_builder(*, running: bool = False) -> Flavour | None:
-    """What builds engines here, one whose engines also run first; None where nothing does.
-
-    Args:
-        running: leave out what only builds ahead of time, for other machines.
-    """
+    """What builds engines here, or None: one whose engines run here, else (not `running`) one that builds ahead."""
     builders = [flavour for flavour in available_flavours()[0] if flavour.can_build]
     gpus = probe_driver().gpus
     runs = [flavour for flavour in builders if gpus and not unsupported_gpu(flavour, gpus[0])]
@@ -38,11 +34,7 @@ def find_builder(*, running: bool = False) -> Flavour | None:
 
 
 def find_engines() -> Flavour:
-    """What builds engines that run here.
-
-    Raises:
-        BackendUnavailableError: nothing does.
-    """
+    """What builds engines that run here; BackendUnavailableError where nothing does."""
     found = find_builder(running=True)
     if found is None:
         problem = probe_driver().problem or "none with a builder is installed"

@@ -43,13 +43,9 @@ _BELOW, _ABOVE = 3.0, 1.5
 def pareto_figure(rows: Sequence[Row], x: str = "ms_per_image", y: str = "relative_l2") -> Figure:
     """Draw rows of one network in two columns, with a line through those that no other row beats.
 
-    Args:
-        rows: of one network at one size; see `workbench.measure.row.pareto`.
-        x: a column of `AXES`.
-        y: another one.
-    Returns:
-        A figure, 10 inches wide. Hollow points were not computed in the precision's own arithmetic. One point of
-        each precision on the front has its name.
+    Hollow points were not computed in the precision's own arithmetic. One point of each precision on the front has its
+    name. The arguments are those of `workbench.measure.row.pareto`.
+
     Raises:
         InputError: no row has both columns, or rows of several networks or sizes.
     """
@@ -78,8 +74,6 @@ def pareto_figure(rows: Sequence[Row], x: str = "ms_per_image", y: str = "relati
 def throughput_figure(rows: Sequence[Row]) -> Figure:
     """Draw pictures per second over the batch, a line for each precision, a panel for each network.
 
-    Args:
-        rows: with times; those without are left out.
     Raises:
         InputError: no row has a time.
     """
@@ -183,12 +177,9 @@ def _label(column: str) -> str:
 def precision_figure(rows: Sequence[Row], limit: float = 0.01) -> Figure:
     """Draw each precision as a point: up is more accurate, left is smaller or faster.
 
-    Args:
-        rows: of one network, batch, size and backend, with at least two precisions that ran.
-        limit: how much of their measure may be lost.
-    Returns:
-        A figure with one panel for sizes, and one for times where two or more were measured. Hollow points are
-        simulated; crosses lose more than is allowed.
+    There is one panel for sizes, and one for times where two or more were measured. Hollow points are simulated;
+    crosses lose more than the limit allows.
+
     Raises:
         InputError: nothing ran beside the reference, or rows of several networks, batches, sizes or backends.
     """
@@ -258,13 +249,7 @@ def _precision_legend() -> list[Line2D]:
 
 
 def latency_figure(table: LatencyTable) -> Figure:
-    """Draw the median of each runner as a bar, with a whisker to the 95th percentile.
-
-    Args:
-        table: the timings of `workbench.measure.latency.time_runners`.
-    Returns:
-        A figure with one group of bars for each runner, times in milliseconds from 0.
-    """
+    """Draw the median of each runner of `time_runners` as a bar from 0, with a whisker to the 95th percentile."""
     groups: dict[str, list[LatencyRow]] = {}
     for row in table.rows:
         title_of(row.info)

@@ -74,11 +74,7 @@ class Network:
         return None, None
 
     def target(self, precision: str, backend: str, batch: int) -> tuple[Any, dict[str, Any]]:
-        """What the backend shall open, made when it is first asked for, and columns of the row.
-
-        Raises:
-            WorkbenchError: the network cannot be had in this precision, or not for this backend.
-        """
+        """What the backend shall open, made when it is first asked for, and columns of the row."""
         if self.batch not in (None, batch):
             raise InputError(f"the network takes batches of {self.batch} only; export it with an open batch")
         if backend == "keras":
@@ -116,12 +112,9 @@ class Network:
         return path
 
     def scales(self) -> "Calibration | None":
-        """The scales for 8 bits, measured on the pictures that are not judged, or on all where these are too few.
+        """The scales for 8 bits, of the pictures that are not judged, or of all where these are too few.
 
-        Returns:
-            None where nothing can be quantised.
-        Raises:
-            InputError: scales of another network, or pictures that no scale can come from.
+        None where nothing can be quantised; InputError where they are of another network, or the pictures give none.
         """
         if self._scales is None and self.given is not None:
             self.given.check(self.path)

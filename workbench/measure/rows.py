@@ -16,7 +16,8 @@ from workbench.core.packages import require_backend
 from workbench.core.report import Cells, Report, Status, Table, count
 from workbench.measure.figures import pareto_figure, precision_figure, throughput_figure
 from workbench.measure.latency import format_ms
-from workbench.measure.row import FAILED, OK, ROUNDING, Row, pareto
+from workbench.measure.row import FAILED, OK, ROUNDING, pareto
+from workbench.measure.row import Row as Row
 
 RECORDINGS = "recordings"
 """Runs that were measured on other machines, as JSON lines, in `data/`."""
@@ -67,12 +68,7 @@ class Rows(Report):
     @overload
     def __getitem__(self, which: slice) -> "Rows": ...
     def __getitem__(self, which: int | str | slice) -> "Row | Rows":
-        """The row at a place, or the only row of a precision.
-
-        Raises:
-            KeyError: no row has this precision.
-            InputError: several have.
-        """
+        """The row at a place, or the only row of a precision; KeyError where none has it, InputError where several."""
         if isinstance(which, slice):
             return Rows(self.rows[which], self.limit)
         if isinstance(which, int):
@@ -277,9 +273,8 @@ def _by_size(base: Row, good: Sequence[Row]) -> str:
 
 
 def _cost(row: Row) -> str:
-    if abs(row.loss or 0.0) < 5e-5:
-        return f"{row.measure} stays at {row.score:.4f}"
-    return f"{row.measure} changes by {-(row.loss or 0.0):+.4f}"
+    loss = row.loss or 0.0
+    return f"{row.measure} {f'stays at {row.score:.4f}' if abs(loss) < 5e-5 else f'changes by {-loss:+.4f}'}"
 
 
 def _verb(row: Row, limit: float) -> str:
