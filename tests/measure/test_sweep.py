@@ -453,8 +453,22 @@ def test_a_network_that_is_not_float32_is_refused(network, tmp_path):
 def test_a_calibration_of_another_network_is_refused(network, tmp_path, here):
     other = save_segmenter(tmp_path / "other.onnx", 2.0)
     saved = calibrate(other, scenes(1), progress=False).save(tmp_path / "c.json")
-    with pytest.raises(InputError, match="calibrate this network again"):
-        quick(network, scenes(1), precision=("int8",), calibration=saved)
+    for size in (None, SIZE):
+        with pytest.raises(InputError, match="calibrate this network again"):
+            quick(network, scenes(1), precision=("int8",), size=(size,), calibration=saved)
+    rows = quick({"one": network, "other": other}, scenes(1), precision=("int8",), calibration=saved)
+    assert [row.ok for row in rows] == [True, False, True, True]  # of several networks it is a row's reason
+
+
+def test_plans_are_added_to_rows_that_lack_them_where_something_builds(network, tmp_path, monkeypatch, here):
+    how = {"precision": ("fp32",), "out": tmp_path / "rows.jsonl"}
+    dates = [quick(network, scenes(1), **how)[0].date]
+    monkeypatch.setattr(engine, "now", lambda: "later")
+    monkeypatch.setattr(backends, "available_flavours", lambda: ([], []))
+    monkeypatch.setattr(engine, "find_builder", lambda: None)
+    assert quick(network, scenes(1), plans=True, **how)[0].date == dates[0]
+    monkeypatch.setattr(engine, "find_builder", lambda: "a builder")
+    assert quick(network, scenes(1), plans=True, **how)[0].date == "later"
 
 
 def test_a_calibration_file_is_used_and_no_note_says_otherwise(network, tmp_path, here):

@@ -226,7 +226,7 @@ def _judged(rows: Sequence[Row]) -> list[Row]:
 
 
 def advise(rows: Sequence[Row], limit: float) -> str:
-    """Say which precision of a group to take: the fastest that keeps its answers, where the speed is real; else fp16."""
+    """Say which precision of a group to take: the fastest that keeps its answers, where speed is real; else fp16."""
     base, judged = rows[0], _judged(rows)
     good, bad = ([row for row in judged if row.within(limit) is kept] for kept in (True, False))
     if not judged:

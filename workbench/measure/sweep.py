@@ -19,7 +19,7 @@ from workbench.core.errors import InputError, ModelError, WorkbenchError
 from workbench.core.files import make_folder
 from workbench.core.process import temporary_folder
 from workbench.measure.accuracy import Pictures, Truth, gather
-from workbench.measure.backends import DEVICES, backend_versions, best_backend
+from workbench.measure.backends import DEVICES, backend_versions, best_backend, find_builder
 from workbench.measure.latency import now
 from workbench.measure.point_child import run_child
 from workbench.measure.points import Network, prepare
@@ -110,10 +110,9 @@ def sweep(
         one spell of the machine meets them. Points that failed say why.
     Raises:
         InputError: unknown or empty arguments, pictures and labels that do not belong together, a file that does not
-            hold rows; for a single network at its own size also what is wrong with it, or with its calibration. A
-            fault of one of several networks, or of a point, is the reason of its rows.
+            hold rows; for a single network also what is wrong with it, or with its calibration. A fault of one of
+            several networks, of a size, or of a point is the reason of its rows.
         ModelError: a file of a network does not exist.
-        ImageError: an image or a label map cannot be read.
         OutputError: a file cannot be written.
     """
     networks = dict(model) if isinstance(model, Mapping) else {_name(model): model}
@@ -127,13 +126,14 @@ def sweep(
         if out is not None:
             make_folder(Path(out).parent)
         work = make_folder(work_folder) if work_folder is not None else folder
-        single = len(networks) == 1 and list(size) == [None]
+        single = len(networks) == 1
         running = _Sweep(folder, work, judged, _load(calibration), plans, single, timing, timeout_s)
         for point in (bar := tqdm(points, unit="point", disable=not progress)):
             bar.set_description(f"{point.network} {point.precision}, {point.backend}")
             row = running.start(point)
             done = known.get(row.key)
-            if done is None or (retry_failed and not done.ok) or (plans and done.ok and not done.plan_note):
+            unbuilt = plans and done is not None and done.ok and not done.plan_note and row.backend != "keras"
+            if done is None or (retry_failed and not done.ok) or (unbuilt and find_builder()):
                 done = running.measure(point, row)
                 if out is not None:
                     append_row(out, done)
@@ -206,7 +206,7 @@ def _load(calibration: "PathLike | Calibration | None") -> "Calibration | None":
 
 @dataclass
 class _Sweep:
-    """The networks of a sweep in the forms that were needed so far; `single`: there is but one, at its own size."""
+    """The networks of a sweep in the forms that were needed so far; `single`: there is but one."""
 
     folder: Path
     work: Path
@@ -261,7 +261,7 @@ class _Sweep:
                     point.source, point.size, stem, self.work, self.pictures, self.calibration, self.plans
                 )
             except WorkbenchError as error:
-                if self.single:
+                if self.single and point.size is None:
                     raise
                 self.networks[key] = error
         return self.networks[key]
