@@ -1,9 +1,11 @@
 """Conversions in this process, for tests that need many: the same steps, without a child to start."""
 
+from unittest import mock
+
 import numpy as np
 import onnxruntime
 
-from workbench.export.tf2onnx_child import graph_to_onnx, repair
+from workbench.export import tf2onnx_child
 from workbench.export.tf2onnx_process import prepare
 from workbench.models.freezing import freeze
 
@@ -16,9 +18,15 @@ def convert_here(model, *, opset=17):
         graph_def, weights, _ = prepare(frozen)
         return graph_def, weights
 
-    converted = graph_to_onnx(read, frozen.inputs, frozen.outputs, opset)
-    repair(converted)
+    with mock.patch.object(tf2onnx_child, "send", _tell):
+        converted = tf2onnx_child.graph_to_onnx(read, frozen.inputs, frozen.outputs, opset)
+    tf2onnx_child.repair(converted)
     return converted
+
+
+def _tell(event, **fields):
+    """Print what the child would send to its parent."""
+    print(f"{event}: {fields.get('text')}")
 
 
 def run_onnx(source, *arrays):

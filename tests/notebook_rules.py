@@ -1,12 +1,18 @@
 """What a committed notebook must look like; nbval alone lets a notebook without outputs pass."""
 
 import ast
+import importlib
 import json
 import re
 from pathlib import Path
 
+import workbench
+
 MAXIMUM_BYTES = 2_000_000
 CHECKED_CELLS = 3
+LONGEST_CELL = 15
+# Code in the text: the answers of the exercises.
+ANSWER = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 # Folders of one machine. The lookbehind leaves addresses such as https://host/home/ alone.
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])(?:[A-Za-z]:\\Users\\|/(?:home|root|Users|work|tmp|private)/)[^\s'\"<>)]*")
 OBJECT_NAME = re.compile(r"<[\w. ]+ (?:size|at|object)[^>]*>")
@@ -23,6 +29,8 @@ def find_problems(path):
     return [
         *_size_problems(path),
         *_opening_problems(cells),
+        *_length_problems(cells),
+        *_name_problems(cells),
         *_run_problems(code),
         *_check_problems(code),
         *_ending_problems(cells),
@@ -46,6 +54,49 @@ def _opening_problems(cells):
     settings = sum("parameters" in cell["metadata"].get("tags", []) for cell in cells)
     if settings != 1:
         yield f"got {settings} cells tagged `parameters`, expected 1"
+
+
+def _length_problems(cells):
+    """The first code cell, which imports, may be longer."""
+    code = [_source(cell) for cell in cells if cell["cell_type"] == "code"]
+    for number, source in enumerate(code[1:], 2):
+        lines = len(source.splitlines())
+        if lines > LONGEST_CELL:
+            yield f"code cell {number} has {lines} lines, expected at most {LONGEST_CELL}; move plumbing to the package"
+
+
+def _name_problems(cells):
+    """Names of the package that are not there, also in the answers of the exercises."""
+    for cell in cells:
+        for source in [_source(cell)] if cell["cell_type"] == "code" else ANSWER.findall(_source(cell)):
+            for node in ast.walk(_tree(source)):
+                if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "wb":
+                    if node.attr not in workbench.__all__:
+                        yield f"wb.{node.attr} is no public name of workbench"
+                elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "workbench":
+                    yield from (
+                        f"{node.module} has no {name.name}" for name in node.names if not _has(node.module, name.name)
+                    )
+
+
+def _has(module, name):
+    try:
+        if hasattr(importlib.import_module(module), name):
+            return True
+        importlib.import_module(f"{module}.{name}")
+    except ImportError:
+        return False
+    return True
+
+
+def _tree(source):
+    """The tree of a cell without its magics; an empty one where it is no Python."""
+    try:
+        return ast.parse(
+            "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
+        )
+    except SyntaxError:
+        return ast.parse("")
 
 
 def _run_problems(code):
@@ -96,11 +147,7 @@ def _ending_problems(cells):
 
 
 def _has_assert(source):
-    python = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
-    try:
-        return any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(python)))
-    except SyntaxError:
-        return False
+    return any(isinstance(node, ast.Assert) for node in ast.walk(_tree(source)))
 
 
 def _path_problems(code):

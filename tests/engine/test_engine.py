@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from engine_checks import build, save_net, use_child
 from onnx import TensorProto, helper, numpy_helper
 
+from workbench.core import driver, process
 from workbench.core.driver import Driver, Gpu, probe_driver
 from workbench.core.errors import (
     BackendUnavailableError,
@@ -37,16 +39,17 @@ from workbench.engine import build as engine
 from workbench.engine import build as engine_build
 from workbench.engine import cache as engine_cache
 from workbench.engine import child as engine_child
+from workbench.engine import commands, tensorrt_api
 from workbench.engine import load as engine_load
 from workbench.engine import process as engine_process
-from workbench.engine import tensorrt_api
 from workbench.engine.build import build_engine, save_engine
 from workbench.engine.load import load_engine
 from workbench.engine.plan import Plan, manifest_path
 from workbench.engine.tensorrt_api import Flavour
+from workbench.onnx_graph import file as onnx_file
 from workbench.onnx_graph.file import _hash_file, known_digest, take_digest
 from workbench.precision.calibration import calibrate
-from workbench.precision.spec import Wanted
+from workbench.precision.spec import PrecisionSpec
 
 FLOAT = TensorProto.FLOAT
 L4, RTX_4090, H200 = (
@@ -72,15 +75,6 @@ def own_cache(tmp_path_factory, monkeypatch):
     return folder / "engines"
 
 
-def save_net(path, nodes, inputs, outputs, weights=(), *, opset=17, domains=()):
-    """Write an ONNX file without checking it."""
-    values = [[helper.make_tensor_value_info(*value) for value in group] for group in (inputs, outputs)]
-    graph = helper.make_graph(nodes, "net", *values, [numpy_helper.from_array(array, name) for name, array in weights])
-    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-    return path
-
-
 def small_net(path, seed=0, batch="batch", depth=1):
     """A few convolutions: input (batch, 3, 16, 16), output (batch, 3, 16, 16)."""
     kernel = np.random.default_rng(seed).standard_normal((3, 3, 3, 3)).astype(np.float32)
@@ -97,10 +91,6 @@ def small_net(path, seed=0, batch="batch", depth=1):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     return small_net(tmp_path_factory.mktemp("nets") / "small.onnx")
-
-
-def build(path, *arguments, **options):
-    return build_engine(path, *arguments, **{"progress": False, "flavour": "tensorrt_rtx", **options})
 
 
 # Builds that must succeed.
@@ -403,7 +393,7 @@ def test_a_flipped_bit_is_refused_in_one_sentence_or_builds(seed, small, tmp_pat
     ],
 )
 def test_a_wrong_argument_is_refused_before_any_child_starts(small, monkeypatch, options, message):
-    monkeypatch.setattr(engine_process.subprocess, "Popen", lambda *_, **__: pytest.fail("a child was started"))
+    monkeypatch.setattr(process.subprocess, "Popen", lambda *_, **__: pytest.fail("a child was started"))
     with pytest.raises(InputError, match=message):
         build(small, **options)
 
@@ -424,16 +414,19 @@ def test_the_error_holds_the_builder_s_own_lines(tmp_path):
 def test_the_parser_s_yes_to_nothing_is_not_believed():
     """The parser says yes to an empty file; the checks before it would not let one through."""
     parser = types.SimpleNamespace(parse_from_file=lambda path: True, num_errors=0)
+    network = types.SimpleNamespace(num_inputs=0, num_layers=0, num_outputs=0)
+    answer = engine_child.ask(parser, network, "x.onnx")
+    assert answer["parsed"]
     with pytest.raises(EngineBuildError, match=r"found 0 layers and 0 outputs in x\.onnx, expected at least one"):
-        engine_child.parse(parser, types.SimpleNamespace(num_layers=0, num_outputs=0), "x.onnx")
+        engine_child.refuse(answer, "x.onnx")
     with pytest.raises(EngineBuildError, match="found 1 layers and 0 outputs"):
-        engine_child.parse(parser, types.SimpleNamespace(num_layers=1, num_outputs=0), "x.onnx")
+        engine_child.refuse({**answer, "layers": {"ACTIVATION": 1}}, "x.onnx")
 
 
 def test_a_full_tensorrt_without_a_gpu_is_one_sentence(small, monkeypatch):
     full = types.SimpleNamespace(Builder=1, OnnxParser=1)
     monkeypatch.setattr(engine_build, "open_flavour", lambda *_, **__: Flavour("tensorrt", full, "11.4"))
-    monkeypatch.setattr(tensorrt_api, "probe_driver", lambda: NO_DRIVER)
+    monkeypatch.setattr(driver, "probe_driver", lambda: NO_DRIVER)
     with pytest.raises(DriverError, match=r"TensorRT 11\.4 builds on a GPU only: no NVIDIA driver was found"):
         build_engine(small)
     with pytest.raises(InputError, match="builds for the GPU of this machine only"):
@@ -441,11 +434,6 @@ def test_a_full_tensorrt_without_a_gpu_is_one_sentence(small, monkeypatch):
 
 
 # The child process: crashes, limits, Ctrl-C.
-
-
-def use_child(monkeypatch, code):
-    """Run this Python instead of the builder; the request's path is its argument."""
-    monkeypatch.setattr(engine_process, "COMMAND", (sys.executable, "-c", code))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals")
@@ -485,7 +473,7 @@ def test_an_unknown_signal_has_its_number():
 def watch_temporary_folder(monkeypatch, tmp_path):
     folder = tmp_path / "temporary"
     folder.mkdir()
-    monkeypatch.setattr(engine_process.tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(process.tempfile, "tempdir", str(folder))
     return folder
 
 
@@ -604,23 +592,25 @@ def test_a_full_disk_for_temporary_files_is_an_output_error(small, monkeypatch, 
     def no_folder(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(engine_process.tempfile, "TemporaryDirectory", no_folder)
+    monkeypatch.setattr(process.tempfile, "TemporaryDirectory", no_folder)
     with pytest.raises(OutputError, match="no folder for temporary files: No space left on device"):
         build(small, cache=False)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_disk_that_fills_up_in_the_child_is_an_output_error(small, tmp_path):
+def test_a_disk_that_fills_up_in_the_child_is_an_output_error(small):
     request = {"onnx_path": str(small), "flavour": "tensorrt_rtx", "profiles": [{"input": [[1, 3, 16, 16]] * 3}]}
     request |= {"targets": [], "workspace_bytes": 1 << 28, "plan_path": "/dev/full"}
     request |= {"precision": "fp32", "kept": [], "whole": False}
-    (tmp_path / "request.json").write_text(json.dumps(request))
     with subprocess.Popen(
-        [*engine_process.COMMAND, str(tmp_path / "request.json")],
+        process.command(engine_process.CHILD),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=engine_process._environment(),
+        env=process.child_environment(),
+        text=True,
     ) as child:
+        child.stdin.write(json.dumps(request) + "\n")
+        child.stdin.flush()
         lines = list(child.stdout)
     assert child.returncode == 1
     assert json.loads(lines[-1]) == {
@@ -651,7 +641,7 @@ def test_the_timing_cache_calls_exist_in_the_real_bindings(tmp_path):
 
 def test_the_second_build_starts_no_child(small, monkeypatch):
     first = build(small)
-    monkeypatch.setattr(engine_process.subprocess, "Popen", lambda *_, **__: pytest.fail("a child was started"))
+    monkeypatch.setattr(process.subprocess, "Popen", lambda *_, **__: pytest.fail("a child was started"))
     second = build(small)
     assert bytes(second.data) == first.data
     assert second.manifest == first.manifest
@@ -661,7 +651,7 @@ def test_the_cache_follows_the_content_not_the_name(small, tmp_path, monkeypatch
     build(small)
     copy = tmp_path / "other_name.onnx"
     shutil.copy(small, copy)
-    monkeypatch.setattr(engine_build, "run_build", lambda *_, **__: pytest.fail("it was built again"))
+    monkeypatch.setattr(engine_build, "run_child", lambda *_, **__: pytest.fail("it was built again"))
     assert build(copy).manifest.onnx_name == "other_name.onnx"
 
 
@@ -681,14 +671,14 @@ def test_whatever_shapes_a_plan_is_in_its_key(small, monkeypatch, options):
     def built(*arguments, **keywords):
         raise EngineBuildError("built again")
 
-    monkeypatch.setattr(engine_build, "run_build", built)
+    monkeypatch.setattr(engine_build, "run_child", built)
     with pytest.raises(EngineBuildError, match="built again"):
         build(small, **options)
 
 
 def test_another_version_or_gpu_is_another_key(small):
     rtx = tensorrt_api.open_flavour("tensorrt_rtx")
-    job = engine_build._Job(small, rtx, None, (), None, None, Wanted("fp32"), {})
+    job = engine_build._Job(small, rtx, None, (), None, None, PrecisionSpec("fp32"), {})
     keys = {
         job.key("a"),
         job.key("b"),
@@ -696,7 +686,7 @@ def test_another_version_or_gpu_is_another_key(small):
         replace(job, gpu=RTX_4090).key("a"),
         replace(job, flavour=replace(rtx, version="1.8")).key("a"),
         replace(job, shape={"input": np.array([1, 3, 16, 16])}).key("a"),
-        replace(job, wanted=Wanted("fp16")).key("a"),
+        replace(job, wanted=PrecisionSpec("fp16")).key("a"),
     }
     assert len(keys) == 7
     lists = replace(job, shape={"input": [1, 3, 16, 16]}).key("a")
@@ -710,7 +700,7 @@ def age(path, seconds=60):
 
 def test_a_kept_hash_is_never_used_for_other_bytes(tmp_path, monkeypatch):
     """Same name, size and modification time, other weights: only the change time tells."""
-    monkeypatch.setattr(engine_cache, "_SETTLED_NS", 0)
+    monkeypatch.setattr(onnx_file, "_SETTLED_NS", 0)
     path = small_net(tmp_path / "net.onnx", seed=1)
     age(path)
     first = take_digest(path)
@@ -734,7 +724,7 @@ def test_a_hash_taken_just_after_a_write_is_not_kept(tmp_path):
 
 
 def test_a_kept_hash_is_of_the_external_data_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine_cache, "_SETTLED_NS", 0)
+    monkeypatch.setattr(onnx_file, "_SETTLED_NS", 0)
     model = onnx.load(small_net(tmp_path / "whole.onnx"))
     path = tmp_path / "apart.onnx"
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
@@ -940,10 +930,11 @@ def machine(monkeypatch):
                     return flavour
             raise BackendUnavailableError(f"{name} is not installed")
 
-        driver = Driver(13000, (gpu,), "") if gpu else NO_DRIVER
+        found_driver = Driver(13000, (gpu,), "") if gpu else NO_DRIVER
         monkeypatch.setattr(engine_load, "open_flavour", open_flavour)
         monkeypatch.setattr(engine_load, "available_flavours", lambda: (found, []))
-        monkeypatch.setattr(tensorrt_api, "probe_driver", lambda: driver)
+        for module in (driver, tensorrt_api):
+            monkeypatch.setattr(module, "probe_driver", lambda: found_driver)
         return made
 
     return choose
@@ -1163,27 +1154,33 @@ def test_the_equivalent_commands_are_lines_a_shell_takes(plan, tmp_path):
     assert "--strongly-typed" in words
 
 
-def test_the_trtexec_line_of_the_full_tensorrt_is_strongly_typed():
-    line = engine.trtexec_command("m.onnx", "m.plan", {}, workspace_bytes=1 << 30)
+def test_the_trtexec_line_of_the_full_tensorrt_is_strongly_typed(plan):
+    manifest = replace(plan.manifest, flavour="tensorrt", profiles=({},), options={"workspace_bytes": 1 << 30})
+    line = commands.trtexec_command(manifest, "m.onnx", "m.plan")
     assert line == (
         "trtexec --onnx=m.onnx --saveEngine=m.plan --stronglyTyped --noTF32 --memPoolSize=workspace:1073741824B "
         "--skipInference"
     )
-    assert "--computeCapabilities=89,120" in engine.trtexec_command(
-        "m.onnx", "m.plan", {}, flavour="tensorrt_rtx", targets=["sm89", "sm120"]
-    )
+    manifest = replace(manifest, flavour="tensorrt_rtx", targets=("sm89", "sm120"))
+    assert "--computeCapabilities=89,120" in commands.trtexec_command(manifest, "m.onnx", "m.plan")
+
+
+def test_the_shapes_of_a_profile_follow_each_other_in_the_trtexec_line(plan):
+    manifest = replace(plan.manifest, profiles=({"x": ((1, 3), (4, 3), (8, 3))},))
+    words = commands.trtexec_command(manifest, "m.onnx", "m.plan").split()
+    assert words[4:7] == ["--minShapes=x:1x3", "--optShapes=x:4x3", "--maxShapes=x:8x3"]
 
 
 def test_a_plan_for_the_lean_runtime_is_built_again_by_the_full_tensorrt(plan):
     manifest = replace(plan.manifest, flavour="tensorrt_lean", profiles=(), options={"version_compatible": True})
-    assert engine.build_command(manifest, "x.plan") == (
+    assert commands.build_command(manifest, "x.plan") == (
         "workbench build small.onnx -o x.plan --flavour tensorrt --version-compatible"
     )
 
 
 def test_the_command_that_builds_again_names_everything(plan):
     manifest = replace(plan.manifest, targets=("sm89",), options={"workspace_bytes": 1 << 29})
-    assert engine.build_command(manifest, "x.plan") == (
+    assert commands.build_command(manifest, "x.plan") == (
         "workbench build small.onnx -o x.plan --flavour tensorrt_rtx "
         "--profile input=1x3x16x16,4x3x16x16,8x3x16x16 --targets sm89 --workspace-mib 512"
     )

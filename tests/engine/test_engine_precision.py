@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from engine_checks import build, save_net
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from test_engine import build, save_net
 
 from workbench.cli import main as cli
+from workbench.core import process
 from workbench.core.errors import EngineBuildError, InputError
 from workbench.engine import build as engine_build
 from workbench.engine import child as engine_child
-from workbench.engine import process as engine_process
 from workbench.engine import tensorrt_api
 from workbench.engine.build import engine_text, equivalent_commands
 from workbench.engine.commands import build_command
@@ -332,7 +332,7 @@ def test_pictures_are_measured_and_the_file_serves_another_machine(net, pictures
     first = build(net, precision="int8", images=pictures, calibration=path)
     assert Calibration.load(path).samples == 2
     assert first.manifest.calibration == Calibration.load(path).digest
-    monkeypatch.setattr(engine_process.subprocess, "Popen", never)
+    monkeypatch.setattr(process.subprocess, "Popen", never)
     assert build(net, precision="int8", calibration=path).manifest == first.manifest
 
 
@@ -355,7 +355,7 @@ def test_pictures_show_what_float16_cannot_hold(pictures, tmp_path):
 
 
 def test_a_calibration_of_another_network_is_refused(tmp_path, calibration, monkeypatch):
-    monkeypatch.setattr(engine_build, "run_build", never)
+    monkeypatch.setattr(engine_build, "run_child", never)
     with pytest.raises(InputError, match=r"got a calibration of the network .*; calibrate this network again"):
         build(mixed_net(tmp_path / "other.onnx", seed=5), precision="int8", calibration=calibration)
 
@@ -374,7 +374,7 @@ def test_a_calibration_of_another_network_is_refused(tmp_path, calibration, monk
     ],
 )
 def test_arguments_that_do_not_fit_are_one_sentence(net, monkeypatch, options, message):
-    monkeypatch.setattr(engine_process.subprocess, "Popen", never)
+    monkeypatch.setattr(process.subprocess, "Popen", never)
     with pytest.raises(InputError, match=message) as caught:
         build(net, **options)
     assert "\n" not in str(caught.value)
@@ -402,7 +402,7 @@ def test_a_network_in_a_third_precision_is_refused(partly_half, partly_quantised
 def test_the_second_build_converts_nothing(net, monkeypatch):
     first = build(net, precision="fp16")
     monkeypatch.setattr(half, "to_fp16", never)
-    monkeypatch.setattr(engine_process.subprocess, "Popen", never)
+    monkeypatch.setattr(process.subprocess, "Popen", never)
     assert build(net, precision="fp16").manifest == first.manifest
 
 
@@ -412,7 +412,7 @@ def test_precision_keep_and_calibration_are_in_the_key(net, calibration, monkeyp
     def built(*_, **__):
         raise EngineBuildError("built again")
 
-    monkeypatch.setattr(engine_build, "run_build", built)
+    monkeypatch.setattr(engine_build, "run_child", built)
     assert build(net, precision="int8", calibration=calibration).manifest.precision == "int8"
     for options in ({"calibration": measure(net, 7)}, {"keep": ["conv1"]}, {"precision": "fp8"}):
         with pytest.raises(EngineBuildError, match="built again"):

@@ -86,7 +86,7 @@ MUTATIONS = {
         "                self._submit()\n                self.memory.synchronize(self.memory.create_stream())",
     ),
     "copy elements instead of bytes": (
-        "        return tensor_bytes(self.shape, self.dtype)",
+        "        return math.prod(self.shape) * self.dtype.itemsize",
         "        return int(np.prod(self.shape))",
     ),
     "copy the whole area instead of the batch": (
@@ -166,13 +166,14 @@ MUTATIONS = {
     ),
     "take any size": ("            if not least <= size <= most:", "            if False:"),
     "take more than there is room for": (
-        "        if tensor_bytes(shape, slot.dtype) > slot.capacity:",
+        "        if math.prod(shape) * slot.dtype.itemsize > slot.capacity:",
         "        if False:",
     ),
     "ignore that the execution was refused": ("    if not accepted:", "    if False:"),
     "leave work queued after a failure": (
-        "            except BaseException:\n                self._settle()\n                raise",
-        "            except BaseException:\n                raise",
+        "                with suppress(DeviceError):  # no queued copy may touch the pinned areas later\n"
+        "                    self.memory.synchronize(self._stream)\n",
+        "",
     ),
     "record without a run before": ("        if not (self._cuda_graph and warm):", "        if not self._cuda_graph:"),
     "record for every call": ("        if not self._graph:", "        if True:"),

@@ -1,18 +1,18 @@
 """What TensorRT's real parser refuses, node by node; the rules for machines without it must not say anything else."""
 
+import json
 import os
 import re
-import sys
 import time
 
 import numpy as np
 import onnx
 import pytest
+from engine_checks import use_child
 from onnx import TensorProto, helper, numpy_helper
 
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError
 from workbench.engine import parser as parser_check
-from workbench.engine import process as engine_process
 from workbench.engine import tensorrt_api
 from workbench.engine.parser import ask_parser
 from workbench.onnx_graph.mend import fix
@@ -306,7 +306,7 @@ def test_weights_in_another_file_are_found(tmp_path):
     ],
 )
 def test_a_yes_to_nothing_and_a_no_without_reason_are_no_yes(ask, monkeypatch, facts, problem):
-    monkeypatch.setattr(parser_check, "run_parser", lambda *_, **__: {"errors": [], "types": {}, **facts})
+    monkeypatch.setattr(parser_check, "run_child", lambda *_, **__: {"errors": [], "types": {}, **facts})
     answer = ask(TAKEN["layers"])
     assert (answer.accepted, answer.problem) == (False, problem)
 
@@ -322,7 +322,7 @@ CHILDREN = {
 @pytest.mark.usefixtures("parser_is_here")
 def test_a_parser_that_dies_is_an_answer(ask, monkeypatch, case):
     code, words = CHILDREN[case]
-    monkeypatch.setattr(engine_process, "PARSER_COMMAND", (sys.executable, "-c", code))
+    use_child(monkeypatch, code)
     start = time.monotonic()
     answer = ask(TAKEN["layers"], timeout_s=0.3 if case == "wait" else 60)
     assert time.monotonic() - start < 30
@@ -374,3 +374,12 @@ def test_the_page_shows_names_as_text(ask):
     page = ask(network([node("Det", "x", "y", "<b>det</b>")]))._repr_html_()
     assert "&lt;b&gt;det&lt;/b&gt;" in page
     assert "<b>det" not in page
+
+
+@pytest.mark.usefixtures("no_parser")
+def test_the_answer_is_a_report(ask):
+    answer = ask(network([node("Det", "x", "y", "det")]))
+    content = json.loads(answer.to_json())
+    assert (answer.status, content["passed"], content["verdict"]) == ("inconclusive", False, answer.verdict)
+    assert [entry["operator"] for entry in content["refused"]] == ["Det"]
+    assert content["path"].endswith(answer.path.name)

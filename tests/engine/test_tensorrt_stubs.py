@@ -20,13 +20,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TYPINGS = ROOT / "typings"
 CHECKED = [
-    "workbench/tensorrt_api.py",
-    "workbench/engine_build.py",
-    "workbench/engine_load.py",
-    "workbench/engine_child.py",
-    "workbench/precision/typed.py",
-    "workbench/export/parser_child.py",
-    "workbench/inference.py",
+    "workbench/engine/tensorrt_api.py",
+    "workbench/engine/build.py",
+    "workbench/engine/load.py",
+    "workbench/engine/child.py",
+    "workbench/engine/layer_types.py",
+    "workbench/engine/inference.py",
     "workbench/runners/tensorrt_runner.py",
 ]
 
@@ -43,13 +42,13 @@ make_stubs = load_script("make_stubs")
 FLAVOURS = {name: pin.module for name, pin in make_stubs.PINS.items()}
 BUILDERS = tuple(name for name in FLAVOURS if name != "lean11.4")
 # Never started for lean, which has no builder.
-BUILD_ONLY = {"workbench/engine_child.py", "workbench/export/parser_child.py", "workbench/precision/typed.py"}
+BUILD_ONLY = {"workbench/engine/child.py", "workbench/engine/layer_types.py"}
 AHEAD_OF_TIME = "behind `builds_ahead_of_time` or a list of targets, which only RTX has"
 NOT_RTX = {
-    ("workbench/tensorrt_api.py", 'Module has no attribute "ComputeCapability"'): AHEAD_OF_TIME,
-    ("workbench/engine_child.py", 'Module has no attribute "ComputeCapability"'): AHEAD_OF_TIME,
-    ("workbench/engine_child.py", '"IBuilderConfig" has no attribute "num_compute_capabilities"'): AHEAD_OF_TIME,
-    ("workbench/engine_child.py", '"IBuilderConfig" has no attribute "set_compute_capability"'): AHEAD_OF_TIME,
+    ("workbench/engine/tensorrt_api.py", 'Module has no attribute "ComputeCapability"'): AHEAD_OF_TIME,
+    ("workbench/engine/child.py", 'Module has no attribute "ComputeCapability"'): AHEAD_OF_TIME,
+    ("workbench/engine/child.py", '"IBuilderConfig" has no attribute "num_compute_capabilities"'): AHEAD_OF_TIME,
+    ("workbench/engine/child.py", '"IBuilderConfig" has no attribute "set_compute_capability"'): AHEAD_OF_TIME,
 }
 # What a flavour does not have, used behind a test of the feature that mypy cannot follow: (file, words of the error) to
 # the reason. One that is no longer needed fails.
@@ -324,22 +323,26 @@ def test_planted_misuse_is_reported_where_it_is_one(check, flavour, tmp_path):
 
 # What could go wrong in our own files: (file, what stands there, what is planted).
 MUTATIONS = [
-    ("workbench/inference.py", ".execute_async_v3(", ".execute_async_v2("),
-    ("workbench/inference.py", ".set_tensor_address(name, slot.address)", ".set_tensor_address(slot.address, name)"),
-    ("workbench/inference.py", ".get_tensor_shape(name)", ".get_binding_shape(name)"),
-    ("workbench/engine_load.py", ".num_io_tensors", ".num_bindings"),
+    ("workbench/engine/inference.py", ".execute_async_v3(", ".execute_async_v2("),
     (
-        "workbench/engine_load.py",
+        "workbench/engine/inference.py",
+        ".set_tensor_address(name, slot.address)",
+        ".set_tensor_address(slot.address, name)",
+    ),
+    ("workbench/engine/inference.py", ".get_tensor_shape(name)", ".get_binding_shape(name)"),
+    ("workbench/engine/load.py", ".num_io_tensors", ".num_bindings"),
+    (
+        "workbench/engine/load.py",
         ".get_tensor_profile_shape(spec.name, index)",
         ".get_tensor_profile_shape(index, spec.name)",
     ),
-    ("workbench/engine_child.py", "trt.BuilderFlag.TF32)", "trt.BuilderFlag.FP32)"),
-    ("workbench/engine_child.py", ".set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, ", ".set_memory_pool_limit("),
-    ("workbench/engine_child.py", ".parse_from_file(onnx_path)", ".parse_from_file(onnx_path, network)"),
-    ("workbench/engine_child.py", "if network is None or config is None:", "if config is None:"),
-    ("workbench/precision/typed.py", "layer.get_output(index)", "layer.get_output(str(index))"),
-    ("workbench/precision/typed.py", "source.dtype) if source is not None else", "source.dtype) if True else"),
-    ("workbench/precision/typed.py", "if layer.type.name not in _MOVES", "if layer.kind.name not in _MOVES"),
+    ("workbench/engine/child.py", "trt.BuilderFlag.TF32)", "trt.BuilderFlag.FP32)"),
+    ("workbench/engine/child.py", ".set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, ", ".set_memory_pool_limit("),
+    ("workbench/engine/child.py", ".parse_from_file(onnx_path)", ".parse_from_file(onnx_path, network)"),
+    ("workbench/engine/child.py", "if network is None or config is None:", "if config is None:"),
+    ("workbench/engine/layer_types.py", "layer.get_output(index)", "layer.get_output(str(index))"),
+    ("workbench/engine/layer_types.py", "source.dtype) if source is not None else", "source.dtype) if True else"),
+    ("workbench/engine/layer_types.py", "if layer.type.name not in _MOVES", "if layer.kind.name not in _MOVES"),
 ]
 
 

@@ -301,7 +301,7 @@ WAITING = """
 import time
 from workbench.export.tf2onnx_process import Tf2onnxProcess
 process = Tf2onnxProcess()
-print(process._child.pid, flush=True)
+print(process._process.pid, flush=True)
 time.sleep(100)
 """
 

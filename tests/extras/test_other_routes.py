@@ -1,24 +1,33 @@
-"""ncnn and TVM, the other routes of notebook 04; the oracle is ONNX Runtime."""
+"""ncnn and TVM, the other routes: the cells of notebook 04 that run them; the oracle is ONNX Runtime."""
 
+import contextlib
 import importlib.util
+import io
+import json
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
 from extras import torch_networks as networks
 from networks import small_network
-from onnx_networks import save_mixed_network
 
-from workbench.core.errors import BackendUnavailableError, FeedError, ModelError
+from workbench.core.errors import ModelError
 from workbench.export.keras_model import keras_to_onnx
 from workbench.export.torch_model import torch_to_onnx
-from workbench.runners import other_routes
-from workbench.runners.backends import open_runner
-from workbench.runners.compare import verify_runners
-from workbench.runners.other_routes import NcnnRunner, TvmRunner
+from workbench.onnx_graph.session import open_session
 
-ROUTES = {"ncnn": NcnnRunner, "tvm": TvmRunner}
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "04_your_own_network.ipynb"
+TITLES = {"ncnn": "float32", "tvm": "not tuned"}
+
+
+def sources():
+    """The notebook's imports, and the cells of the other routes, in order."""
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    tagged = [cell for cell in cells if "other-routes" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 6, "the cells of the other routes are tagged"
+    return ["".join(cell["source"]) for cell in (cells[0], *tagged)]
 
 
 @pytest.fixture(scope="module")
@@ -30,103 +39,102 @@ def onnx_files(tmp_path_factory):
     return folder
 
 
-def compare(path, runner):
-    generator = np.random.default_rng(0)
-    shapes = {name: spec.shape for name, spec in runner.inputs.items()}
-    feeds = [
-        (
-            f"random {index}",
-            {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()},
-        )
-        for index in range(3)
-    ]
-    with open_runner(path) as reference:
-        return verify_runners(reference, runner, feeds)
+@pytest.fixture
+def run(tmp_path):
+    """Run the cells on a network; returns the notebook's names and what it printed."""
+
+    def run(path):
+        names = {"mine_onnx": path, "OUT": tmp_path / "out", "IMAGES": None, "PREPROCESS": "unit", "RUNS": 1}
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            for source in sources():
+                exec(source, names)
+        return names, printed.getvalue()
+
+    return run
 
 
-@pytest.mark.parametrize("route", ROUTES)
+def reports(names, route):
+    """The reports on one route, by its label."""
+    start = {"ncnn": "ncnn ", "tvm": "TVM "}[route]
+    return {title.split(", ")[1]: report for title, (_, report) in names["routes"].items() if title.startswith(start)}
+
+
 @pytest.mark.parametrize("name", ["residual", "unet", "keras"])
-def test_a_picture_network_answers_like_onnx_runtime(name, route, onnx_files):
-    path = onnx_files / f"{name}.onnx"
-    with ROUTES[route](path) as runner:
-        assert runner.info.backend == route and runner.info.name.endswith("(CPU)")
-        report = compare(path, runner)
-    # the limits of Tolerance(), float32 on both sides; measured below 1e-6
-    assert report.passed, report.to_text()
+def test_a_picture_network_answers_like_onnx_runtime(name, onnx_files, run):
+    names, _ = run(onnx_files / f"{name}.onnx")
+    for route, label in TITLES.items():
+        report = reports(names, route)[label]
+        # the limits of Tolerance(), float32 on both sides; measured below 1e-6
+        assert report.passed, report.to_text()
+        assert report.candidate_name.endswith("(CPU)")
+    assert all(milliseconds > 0 for milliseconds, _ in names["routes"].values())
 
 
-def test_pnnx_s_own_float16_weights_fail_the_verdict(onnx_files):
+def test_pnnx_s_own_float16_weights_fail_the_verdict(onnx_files, run):
     """What pnnx does unless it is told otherwise: float16 keeps 11 bits, 5e-4 of a weight, and that shows."""
-    with NcnnRunner(onnx_files / "unet.onnx", fp16=True) as runner:
-        report = compare(onnx_files / "unet.onnx", runner)
+    names, printed = run(onnx_files / "unet.onnx")
+    report = reports(names, "ncnn")["float16 weights"]
     assert not report.passed
     assert report.outputs[0].max_relative_error < 1e-2  # it is rounding, not another network
+    assert f"float16 weights: {report.verdict}" in printed
 
 
-def test_ncnn_answers_of_another_shape_are_refused(onnx_files):
-    with pytest.raises(ModelError, match=r"\(1, 16, 5\).*the graph says float32 \(1, 5\): pnnx misread an axis"):
-        NcnnRunner(onnx_files / "transformer.onnx")
+def test_ncnn_answers_of_another_shape_fail_and_tvm_runs_the_transformer(onnx_files, run):
+    names, _ = run(onnx_files / "transformer.onnx")
+    misread = reports(names, "ncnn")["float32"]
+    assert misread.status == "fail" and "(1, 16, 5)" in misread.verdict and "(1, 5)" in misread.verdict
+    assert reports(names, "tvm")["not tuned"].passed
 
 
-def test_tvm_runs_the_transformer(onnx_files):
-    with TvmRunner(onnx_files / "transformer.onnx") as runner:
-        assert compare(onnx_files / "transformer.onnx", runner).passed
+def test_a_recurrent_network_is_refused_and_the_operator_named(onnx_files, run):
+    names, printed = run(onnx_files / "lstm.onnx")
+    assert not reports(names, "ncnn") and not reports(names, "tvm")
+    assert "ncnn cannot run" in printed and "pnnx left out LSTM" in printed
+    assert "LSTM" in printed.split("TVM cannot compile it:")[1]
 
 
-@pytest.mark.parametrize(
-    ("route", "message"), [("ncnn", "ncnn cannot run .*pnnx left out LSTM"), ("tvm", "TVM .* cannot compile .*LSTM")]
-)
-def test_a_recurrent_network_is_refused_and_the_operator_named(route, message, onnx_files):
-    with pytest.raises(ModelError, match=message):
-        ROUTES[route](onnx_files / "lstm.onnx")
-
-
-@pytest.mark.parametrize("route", ROUTES)
-def test_inputs_of_other_types_are_refused(route, tmp_path):
-    with pytest.raises(ModelError, match=r"takes flags int32 \(batch, 2, 3\), expected float32, a batch of one"):
-        ROUTES[route](save_mixed_network(tmp_path / "mixed.onnx"))
-
-
-@pytest.mark.parametrize("route", ROUTES)
-def test_the_runners_keep_the_contract(route, onnx_files):
-    runner = ROUTES[route](onnx_files / "residual.onnx")
+def test_the_answers_are_fresh_and_the_feed_is_left_alone(onnx_files, run):
+    names, _ = run(onnx_files / "residual.onnx")
     x = np.random.default_rng(1).standard_normal((1, 3, 32, 32)).astype(np.float32)
     kept = x.copy()
-    first = runner.infer({"input": x})["output"]
-    snapshot = first.copy()
-    runner.infer({"input": -x})
-    np.testing.assert_array_equal(first, snapshot)
-    np.testing.assert_array_equal(x, kept)
-    assert first.shape == (1, 10) and first.dtype == np.float32
-    with pytest.raises(FeedError, match="axis 0 is 2 where the network takes 1"):
-        runner.infer({"input": np.zeros((2, 3, 32, 32), np.float32)})
-    runner.close()
+    expected = open_session(onnx_files / "residual.onnx").run(["output"], {"input": x})[0]
+    for answer in (names["open_ncnn"](onnx_files / "residual.onnx", False), names["compile_tvm"](names["mine_onnx"])):
+        first = answer({"input": x})["output"]
+        snapshot = first.copy()
+        answer({"input": -x})
+        np.testing.assert_array_equal(first, snapshot)
+        np.testing.assert_array_equal(x, kept)
+        assert first.shape == (1, 10) and first.dtype == np.float32
+        # float32 sums in another order
+        assert np.abs(first - expected).max() < 1e-5 * np.ptp(expected)
 
 
-def test_a_crash_of_pnnx_is_one_sentence(onnx_files, tmp_path, monkeypatch):
+def test_a_crash_of_pnnx_is_one_sentence_and_no_older_file_is_taken(onnx_files, run, tmp_path, monkeypatch):
+    names, _ = run(onnx_files / "residual.onnx")
     program = tmp_path / "pnnx"
     program.write_text("#!/bin/sh\necho 'no such layer'\nkill -SEGV $$\n")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(other_routes, "_pnnx_program", lambda: str(program))
-    with pytest.raises(ModelError, match=r"pnnx cannot translate .*status -11: no such layer"):
-        NcnnRunner(onnx_files / "residual.onnx")
+    found = importlib.util.spec_from_file_location("pnnx", tmp_path / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    with pytest.raises(ModelError, match=r"pnnx cannot translate .*status -11.*no such layer"):
+        names["open_ncnn"](onnx_files / "residual.onnx", False)
+    assert not list((tmp_path / "out" / "ncnn_fp32").glob("*.bin"))
 
 
-def test_pnnx_leaves_nothing_beside_the_model(onnx_files):
+def test_pnnx_leaves_nothing_beside_the_model(onnx_files, run):
     before = sorted(os.listdir(onnx_files))
-    NcnnRunner(onnx_files / "residual.onnx").close()
+    run(onnx_files / "residual.onnx")
     assert sorted(os.listdir(onnx_files)) == before
 
 
-@pytest.mark.parametrize(("route", "module"), [("ncnn", "ncnn"), ("tvm", "tvm")])
-def test_a_missing_package_is_named_with_its_extra(route, module, onnx_files, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, module, None)
-    with pytest.raises(BackendUnavailableError, match=rf"{module} cannot be imported .*pip install -e '\.\[routes\]'"):
-        ROUTES[route](onnx_files / "residual.onnx")
-
-
-def test_a_missing_pnnx_is_named_too(onnx_files, monkeypatch):
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [("ncnn", "ncnn or pnnx is not installed"), ("pnnx", "ncnn or pnnx is not"), ("tvm", "TVM is not installed")],
+)
+def test_a_missing_package_is_named_with_what_installs_it(missing, said, onnx_files, run, monkeypatch):
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pnnx" else found(name))
-    with pytest.raises(BackendUnavailableError, match=r"pnnx is not installed.*pip install -e '\.\[routes\]'"):
-        NcnnRunner(onnx_files / "residual.onnx")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found(name))
+    names, printed = run(onnx_files / "residual.onnx")
+    assert said in printed and "make extras" in printed
+    assert not reports(names, "tvm" if missing == "tvm" else "ncnn")

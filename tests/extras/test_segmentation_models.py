@@ -10,7 +10,7 @@ from workbench.engine.build import build_engine
 from workbench.export.keras_model import keras_to_onnx
 from workbench.models import unet
 from workbench.runners.backends import open_runner
-from workbench.runners.compare import verify_runners
+from workbench.runners.compare import compare_runners
 
 SIZE = (96, 192)  # divisible by 32, and by the 48 that PSPNet wants
 NARROW = {"decoder_filters": (32, 24, 16, 12, 8)}
@@ -55,7 +55,7 @@ def plant_shifted_resize(path, out):
 
 def verdict(model, path, pictures):
     with open_runner(model) as reference, open_runner(path) as candidate:
-        return verify_runners(reference, candidate, [(name, {"input": x}) for name, x in pictures.items()])
+        return compare_runners(reference, candidate, [(name, {"input": x}) for name, x in pictures.items()])
 
 
 @pytest.mark.parametrize(

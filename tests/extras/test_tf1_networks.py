@@ -14,7 +14,7 @@ from workbench.models.tf1_graph import without_deprecations
 from workbench.onnx_graph.file import check
 from workbench.pictures.images import photographs
 from workbench.runners.backends import open_runner
-from workbench.runners.compare import verify_runners
+from workbench.runners.compare import compare_runners
 from workbench.runners.keras_runner import FrozenGraphRunner
 
 PICTURES = list(photographs().items())
@@ -49,7 +49,7 @@ def test_inception_v3_has_217_nodes_the_published_ends_and_tensorflows_answers(r
     assert [spec.describe() for spec in summary.inputs] == ["float32 (batch, 299, 299, 3)"]
     assert [spec.name for spec in summary.outputs] == ["InceptionV3/Logits/SpatialSqueeze"]
     with open_runner(onnx_path) as candidate:
-        report = verify_runners(reference, candidate, feeds())
+        report = compare_runners(reference, candidate, feeds())
     assert report.passed, report.to_text()
 
 
@@ -76,7 +76,7 @@ def test_a_fault_in_the_preprocessing_fails_the_verdict(reference, onnx_path, fa
             def infer(self, feed):
                 return next(self.left)
 
-        assert verify_runners(reference, Replay(), feeds()).status == "fail"
+        assert compare_runners(reference, Replay(), feeds()).status == "fail"
 
 
 def test_a_checkpoint_for_channels_first_pictures_has_no_transpose(tmp_path, reference):

@@ -20,9 +20,8 @@ from workbench.export import torch_model
 from workbench.export.torch_model import torch_to_onnx
 from workbench.models.files import open_model
 from workbench.models.torch_file import open_torch_file
-from workbench.parity.stages import verify_stages
+from workbench.parity.stages import verify
 from workbench.runners.backends import open_runner
-from workbench.runners.compare import verify
 from workbench.runners.torch_runner import TorchRunner
 
 NAMES = ("residual", "unet", "transformer", "lstm", "many ends", "resnet50")
@@ -493,20 +492,20 @@ def test_convert_and_verify_take_a_program(files, tmp_path, capsys):
     assert cli.main(["convert", str(files / "good.pt2"), str(path)]) == 0
     out = capsys.readouterr().out
     assert "input   input: float32 (batch, 3, 32, 32)" in out and "PASS: ONNX Runtime" in out
-    assert verify(files / "good.pt2", path).passed
+    assert verify(files / "good.pt2", path, progress=False).passed
     assert cli.main(["convert", str(files / "state.pth"), str(tmp_path / "n.onnx")]) == 2
     assert "holds weights only" in capsys.readouterr().err
 
 
 def test_verify_follows_a_program_from_stage_to_stage_and_finds_a_planted_fault(files, tmp_path):
-    report = verify_stages(files / "good.pt2", work_folder=tmp_path, progress=False)
+    report = verify(files / "good.pt2", work_folder=tmp_path, progress=False)
     assert report.passed and [stage.name for stage in report.stages][:3] == ["PyTorch", "raw ONNX", "fixed ONNX"]
     spoiled = onnx.load(tmp_path / "raw.onnx")
     kernel = next(tensor for tensor in spoiled.graph.initializer if tensor.name == "body.2.first.weight")
     turned = onnx.numpy_helper.to_array(kernel).swapaxes(2, 3)
     kernel.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(turned), kernel.name))
     onnx.save(spoiled, tmp_path / "spoiled.onnx")
-    caught = verify_stages(files / "good.pt2", tmp_path / "raw.onnx", tmp_path / "spoiled.onnx", progress=False)
+    caught = verify(files / "good.pt2", tmp_path / "raw.onnx", tmp_path / "spoiled.onnx", progress=False)
     assert caught.stage_at_fault == "spoiled.onnx"
     layer = next(node for node in spoiled.graph.node if kernel.name in node.input)
     assert caught.divergence.layer.candidate_tensor == layer.output[0]

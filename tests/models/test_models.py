@@ -9,10 +9,13 @@ import pytest
 from networks import random_input, small_network
 
 from workbench.core.errors import InputError, ModelError, OutputError
+from workbench.core.files import data_file
 from workbench.core.packages import load_keras
 from workbench.models import fcn_vgg16, resnet50
 from workbench.models.weights import load_weights, named_weights, save_weights
 from workbench.pictures.images import IMAGENET_MEAN_BGR
+
+STREET_WEIGHTS = "fcn_vgg16_street_scenes.npz"
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
 
@@ -166,7 +169,7 @@ def test_top_classes_are_softmax_of_the_logits(monkeypatch):
 
 
 def test_weights_are_found_by_name_or_path(tmp_path):
-    assert fcn_vgg16.weights_path() == fcn_vgg16.weights_path("street-scenes") == fcn_vgg16.DEMONSTRATION_WEIGHTS
+    assert fcn_vgg16.weights_path() == fcn_vgg16.weights_path("street-scenes") == data_file(STREET_WEIGHTS)
     (tmp_path / "mine.npz").write_bytes(b"")
     assert fcn_vgg16.weights_path(str(tmp_path / "mine.npz")) == tmp_path / "mine.npz"
 
@@ -175,7 +178,7 @@ def test_weights_that_are_not_there_are_named_with_the_choices(monkeypatch, tmp_
     with pytest.raises(ModelError, match=r"got weights 'mine', expected street-scenes, camvid, or the path of an"):
         fcn_vgg16.weights_path("mine")
     monkeypatch.setitem(fcn_vgg16.WEIGHTS, "camvid", tmp_path / "removed.npz")
-    with pytest.raises(ModelError, match=r"the weights 'camvid' are not here: .*removed\.npz is missing"):
+    with pytest.raises(InputError, match=r"removed\.npz is neither in the repository nor in the installed package"):
         fcn_vgg16.weights_path("camvid")
 
 

@@ -13,7 +13,6 @@ from workbench.export.conversion import convert
 from workbench.export.torch_model import torch_to_onnx
 from workbench.models.torch_file import open_torch_file
 from workbench.runners.backends import backend_for, open_runner
-from workbench.runners.other_routes import NcnnRunner, TvmRunner
 from workbench.runners.torch_runner import TorchRunner
 
 
@@ -111,12 +110,6 @@ def test_without_pytorch_each_door_names_the_extra(tmp_path, no_torch, capsys):
         torch_to_onnx(None, None, tmp_path / "m.onnx")
     assert cli.main(["convert", str(path), str(tmp_path / "m.onnx")]) == 2
     assert "pip install -e '.[torch]'" in capsys.readouterr().err
-
-
-def test_without_ncnn_and_tvm_their_runners_name_the_extra(tmp_path, no_torch):
-    for runner, name in ((NcnnRunner, "ncnn"), (TvmRunner, "tvm")):
-        with pytest.raises(BackendUnavailableError, match=rf"{name} cannot be imported .*\[routes\]"):
-            runner(tmp_path / "m.onnx")
 
 
 def test_options_of_keras_are_refused_for_a_program(tmp_path, no_torch):

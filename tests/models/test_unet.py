@@ -12,6 +12,7 @@ import pytest
 from street_scenes import generate_scene
 
 from workbench.core.errors import EngineBuildError, ExportError, FeedError, InputError, ModelError
+from workbench.core.files import data_file
 from workbench.core.packages import load_tf_keras
 from workbench.engine import tensorrt_api
 from workbench.engine.build import build_engine
@@ -20,7 +21,7 @@ from workbench.models import unet
 from workbench.models.weights import named_weights, save_weights
 from workbench.pictures.cityscapes import class_iou, confusion_matrix
 from workbench.runners.backends import open_runner
-from workbench.runners.compare import verify_runners
+from workbench.runners.compare import compare_runners
 
 UNSEEN = range(1_000_000, 1_000_016)
 ROOT = Path(__file__).parents[2]
@@ -198,8 +199,8 @@ def test_road_labels_refuses_several_channels():
 
 
 def test_the_file_is_small_and_float16():
-    assert unet.DEMONSTRATION_WEIGHTS.stat().st_size < 4e6
-    with np.load(unet.DEMONSTRATION_WEIGHTS) as file:
+    assert data_file(unet.DEMONSTRATION_WEIGHTS).stat().st_size < 4e6
+    with np.load(data_file(unet.DEMONSTRATION_WEIGHTS)) as file:
         assert {file[name].dtype for name in file.files} == {np.dtype("float16")}
 
 
@@ -234,7 +235,7 @@ def test_export_without_a_size_says_which_argument_is_missing(model, tmp_path):
 def test_the_converted_network_gives_the_same_logits(model, onnx_path, feeds):
     # 63 convolutions in float32: rounding of 1e-7 to 1e-5 of the range; the faults below give 1e-1
     with open_runner(model) as reference, open_runner(onnx_path) as candidate:
-        report = verify_runners(reference, candidate, feeds)
+        report = compare_runners(reference, candidate, feeds)
         assert report.passed, report.verdict
         assert report.outputs[0].reference_range > 10  # the answers are no constants
         labels = [unet.road_labels(runner.infer(feeds[0][1])["output"]) for runner in (reference, candidate)]
@@ -260,7 +261,7 @@ def test_every_resize_is_exact_and_none_is_in_words_that_tensorrt_refuses(onnx_p
 
 def test_the_graph_of_tf2onnx_s_tensorrt_target_is_caught(model, trapped_path, feeds, scenes):
     with open_runner(model) as reference, open_runner(trapped_path) as candidate:
-        report = verify_runners(reference, candidate, feeds)
+        report = compare_runners(reference, candidate, feeds)
         assert report.status == "fail"
         assert report.outputs[0].max_relative_error > 0.1
         logits = [runner.infer(feeds[0][1])["output"] for runner in (reference, candidate)]

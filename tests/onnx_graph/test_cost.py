@@ -1,5 +1,7 @@
 """Counts against hand arithmetic and against published figures of VGG-16."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -185,6 +187,7 @@ def test_transposes_operators_and_sizes(path):
     assert (found.parameters, found.weight_bytes) == (12, 48)
     assert found.summary == check(path)
     assert "moves   2 Transposes" in found.to_text()
+    assert json.loads(found.to_json())["weight_bytes"] == 48
 
 
 def test_weights_in_another_file_are_counted_and_not_read(tmp_path, path):

@@ -1,5 +1,6 @@
 """Every rewrite keeps the answers, by ONNX's own reference evaluator; what changes them is dropped and named."""
 
+import json
 import sys
 from collections import Counter
 
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from workbench.core.errors import BackendUnavailableError, ExportError, FeedError, InputError, ModelError, OutputError
+from workbench.onnx_graph import edit
 from workbench.onnx_graph import fold as onnx_folding
 from workbench.onnx_graph import mend as onnx_fix
 from workbench.onnx_graph.file import check
@@ -581,7 +583,7 @@ def test_a_network_of_text_is_refused(mend):
 
 
 def test_a_network_of_more_than_two_gigabytes_is_refused(mend, monkeypatch):
-    monkeypatch.setattr(onnx_fix, "LARGEST_FILE", 10)
+    monkeypatch.setattr(edit, "LARGEST_FILE", 10)
     with pytest.raises(ExportError, match="more than the 2 GB that one file can hold"):
         mend(linear())
 
@@ -618,3 +620,6 @@ def test_the_report_is_one_page_for_people(mend):
     page = report._repr_html_()
     assert "hand their input on unchanged" in page
     assert "PASS" in page
+    content = json.loads(report.to_json())
+    assert (content["passed"], content["verdict"]) == (True, report.verdict)
+    assert [rewrite["name"] for rewrite in content["rewrites"]] == ["no-ops"]

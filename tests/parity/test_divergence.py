@@ -17,7 +17,6 @@ from workbench.core.errors import InputError
 from workbench.export.keras_model import keras_to_onnx
 from workbench.models.freezing import freeze
 from workbench.parity.divergence import first_divergence
-from workbench.parity.figures import divergence_figure
 from workbench.parity.layer_errors import align, explain
 from workbench.parity.pairs import pair_tensors
 from workbench.parity.probes import open_probe
@@ -74,7 +73,7 @@ def test_the_first_of_two_wrong_layers_is_found_wherever_it_is(tmp_path, number)
     found = search(right, wrong)
     assert found.kind == "jump"
     assert found.layer.layer == f"dense{number}"
-    assert found.layer.before == 0 or math.isnan(found.layer.before)
+    assert found.layer.max_error_of_range_before == 0 or math.isnan(found.layer.max_error_of_range_before)
 
 
 @pytest.mark.parametrize("number", [0, 5, LENGTH - 1])
@@ -92,7 +91,7 @@ def test_two_equal_networks_have_no_layer_at_fault(folder):
         found = search(reference, exported(folder), picture_feed())
         assert (found.kind, found.layer) == ("none", None)
         # float32 sums in another order, 40 layers deep
-        assert max(entry.error for entry in found.layers) < 1e-5
+        assert max(entry.max_error_of_range for entry in found.layers) < 1e-5
 
 
 def test_rounding_that_adds_up_is_not_blamed_on_a_layer(tmp_path):
@@ -110,7 +109,7 @@ def test_only_what_leads_to_the_wrong_output_is_searched(tmp_path):
     found = search(right, wrong)
     assert found.layer.layer == "dense9"
     early = next(entry for entry in found.layers if entry.reference_tensor == "early")
-    assert early.error == 0
+    assert early.max_error_of_range == 0
 
 
 def test_a_keras_network_with_two_outputs_names_the_layer_of_the_wrong_one(folder, tmp_path):
@@ -123,7 +122,7 @@ def test_a_keras_network_with_two_outputs_names_the_layer_of_the_wrong_one(folde
     feed = {"left": random_input((2, 8), 3), "right": random_input((2, 8), 4)}
     found = search(two_input_network(), tmp_path / "wrong.onnx", feed)
     assert found.layer.layer == "product"
-    assert len([entry for entry in found.layers if entry.error > found.tolerance]) == 1, "the sum is right"
+    assert len([entry for entry in found.layers if entry.max_error_of_range > found.tolerance]) == 1, "the sum is right"
 
 
 def test_what_is_fetched_at_a_time_stays_within_the_budget(folder, tmp_path, monkeypatch):
@@ -151,7 +150,7 @@ def test_what_is_fetched_at_a_time_stays_within_the_budget(folder, tmp_path, mon
     tight = search(small_network(), tmp_path / "wrong.onnx", picture_feed(), budget_bytes=2 * largest)
     assert max(held) <= largest < most
     assert tight.fetched_bytes <= 2 * largest
-    assert (tight.layer.layer, tight.layer.error) == (wide.layer.layer, wide.layer.error)
+    assert (tight.layer.layer, tight.layer.max_error_of_range) == (wide.layer.layer, wide.layer.max_error_of_range)
 
 
 def test_layers_without_a_counterpart_are_listed_on_both_sides(tmp_path):
@@ -204,14 +203,14 @@ def test_a_float16_overflow_is_called_one_and_drawn_as_not_finite(tmp_path):
     assert found.layer.reference_tensor == "hot"
     assert found.layer.inf == (0, 2)
     assert "80,000, float16 ends at 65,504: an overflow" in found.verdict
-    assert json.loads(found.to_json())["layer"]["error"] is None
-    texts = [text.get_text() for text in divergence_figure(found).axes[0].texts]
+    assert json.loads(found.to_json())["layer"]["max_error_of_range"] is None
+    texts = [text.get_text() for text in found.figure().axes[0].texts]
     assert "not finite" in texts
 
 
 def test_the_figure_marks_the_layer_and_names_both_runners(folder, tmp_path):
     found = search(save_stack(tmp_path / "right.onnx"), save_stack(tmp_path / "wrong.onnx", spoil=(6,)))
-    figure = divergence_figure(found)
+    figure = found.figure()
     axes = figure.axes[0]
     marked = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
     assert found.layer.depth in marked

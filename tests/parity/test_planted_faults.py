@@ -19,7 +19,7 @@ from workbench.models import fcn_vgg16, resnet50
 from workbench.parity.divergence import first_divergence
 from workbench.pictures.images import CITYSCAPES_MEAN, IMAGENET_MEAN_BGR, photographs
 from workbench.runners.backends import open_runner
-from workbench.runners.compare import verify_runners
+from workbench.runners.compare import compare_runners
 
 SIZE = (128, 256)
 
@@ -88,7 +88,7 @@ def network(request, folder):
 
 def judge(network, plant=lambda runner: runner, path=None):
     with open_runner(network.model) as reference, open_runner(path or network.path) as candidate:
-        return verify_runners(reference, plant(candidate), network.feeds)
+        return compare_runners(reference, plant(candidate), network.feeds)
 
 
 def test_without_a_fault_the_verdict_is_a_pass(network):

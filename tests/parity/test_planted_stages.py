@@ -1,4 +1,4 @@
-"""Faults planted in one stage of a chain: `verify_stages` must name that stage, and the layer.
+"""Faults planted in one stage of a chain: `verify` must name that stage, and the layer.
 
 The network has every part that conversions break: a mean, batch normalisation, a 3 x 3 kernel, a Resize, a
 convolution whose numbers are near the end of float16. Its batch norm is calibrated, so that the answers vary.
@@ -20,8 +20,8 @@ from workbench.core.packages import load_keras, load_tensorflow
 from workbench.export.keras_model import frozen_to_onnx
 from workbench.models.files import freeze_model
 from workbench.models.freezing import freeze_function
-from workbench.parity import forms as stage_forms
-from workbench.parity.stages import verify_stages
+from workbench.parity import stages
+from workbench.parity.stages import verify
 
 SIZE = (64, 96)
 STAGES = {"raw ONNX": "raw.onnx", "fixed ONNX": "fixed.onnx"}
@@ -78,8 +78,8 @@ def plant(monkeypatch, healthy):
                 broken = name == "fixed ONNX" and stage == "raw ONNX"
                 shutil.copy(source if broken else healthy / path.name, path)
 
-        monkeypatch.setattr(stage_forms, "frozen_to_onnx", lambda frozen, path: make(None, path) or path)
-        monkeypatch.setattr(stage_forms.onnx_graph, "fix", make)
+        monkeypatch.setattr(stages, "frozen_to_onnx", lambda frozen, path: make(None, path) or path)
+        monkeypatch.setattr(stages, "fix", make)
 
     return plant
 
@@ -159,7 +159,7 @@ FAULTS = {
 
 
 def judge(healthy, **options):
-    return verify_stages(network(), images=healthy / "pictures", progress=False, **options)
+    return verify(network(), images=healthy / "pictures", progress=False, **options)
 
 
 def test_without_a_fault_every_stage_passes_and_the_engine_is_named(healthy, plant):
@@ -202,7 +202,7 @@ def freeze_in_training_mode(model, *, spatial=None):
 
 def test_batch_norm_in_training_mode_is_named_in_the_stage_that_froze_it(healthy, plant, monkeypatch):
     plant(None, None)
-    monkeypatch.setattr(stage_forms, "freeze_model", freeze_in_training_mode)
+    monkeypatch.setattr(stages, "freeze_model", freeze_in_training_mode)
     report = judge(healthy)
     assert report.stage_at_fault == "frozen graph", report.to_text()
     assert report.divergence.layer.layer.split(" + ")[-1] == "norm", report.to_text()

@@ -16,7 +16,6 @@ from workbench.parity.segmentation_figures import (
     WRONG_IN_BOTH,
     WRONG_IN_CANDIDATE,
     WRONG_IN_REFERENCE,
-    class_change_figure,
     confusion_figure,
     error_figure,
     overlay,
@@ -46,7 +45,7 @@ def every_figure(info):
         overlay_figure(SCENE.image, [Panel(info, moved)]),
         overlay_figure(SCENE.image, [Panel(KERAS, right), Panel(info, moved)], right),
         error_figure(SCENE.image, right, Panel(KERAS, right), Panel(info, moved)),
-        class_change_figure(report_of(moved, info), KERAS, info),
+        report_of(moved, info).figure(KERAS, info),
     ]
 
 
@@ -70,7 +69,7 @@ def test_a_title_that_is_not_a_runner_info_is_refused():
     with pytest.raises(InputError, match="expected a RunnerInfo"):
         confusion_figure(counts, "TensorRT")
     with pytest.raises(InputError, match="expected a RunnerInfo"):
-        class_change_figure(report_of(SCENE.train_ids), KERAS, "TensorRT")
+        report_of(SCENE.train_ids).figure(KERAS, "TensorRT")
 
 
 def test_confusion_figure_writes_shares_of_the_true_class():
@@ -146,16 +145,16 @@ def test_sizes_that_differ_are_refused():
 def test_class_change_figure_starts_with_the_largest_loss():
     ids = SCENE.train_ids
     report = report_of(np.where(ids == 10, 2, ids))
-    shown = texts(class_change_figure(report, KERAS, ONNX))
+    shown = texts(report.figure(KERAS, ONNX))
     assert shown.index("sky") < shown.index("road")
     assert "-1.000" in shown and "+0.000" in shown
 
 
 def test_class_change_figure_wants_the_reports_own_runners_and_a_truth():
     with pytest.raises(InputError, match="expected the report's"):
-        class_change_figure(report_of(SCENE.train_ids), ONNX, KERAS)
+        report_of(SCENE.train_ids).figure(ONNX, KERAS)
     blind = compare_segmentation(
         [("scene", None, SCENE.train_ids, SCENE.train_ids)], reference_name=KERAS.name, candidate_name=ONNX.name
     )
     with pytest.raises(InputError, match="pass the truth"):
-        class_change_figure(blind, KERAS, ONNX)
+        blind.figure(KERAS, ONNX)

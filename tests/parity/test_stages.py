@@ -11,8 +11,8 @@ from onnx import helper, numpy_helper
 from workbench.core.errors import BackendUnavailableError, EngineBuildError, ExportError, InputError
 from workbench.core.output_errors import Tolerance
 from workbench.export.keras_model import keras_to_onnx
-from workbench.parity import forms as stage_forms
-from workbench.parity.stages import verify_stages
+from workbench.parity import stages
+from workbench.parity.stages import verify
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ BIAS_STEP = 0.002
 
 
 def judge(*targets, **options):
-    return verify_stages(*targets, progress=False, **options)
+    return verify(*targets, progress=False, **options)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def no_engine(monkeypatch):
     def build(*arguments):
         raise BackendUnavailableError("no NVIDIA driver was found; install NVIDIA's driver")
 
-    monkeypatch.setattr(stage_forms, "_build", build)
+    monkeypatch.setattr(stages, "_build", build)
 
 
 def test_an_onnx_file_alone_is_compared_with_its_fixed_form(files, no_engine):
@@ -87,7 +87,7 @@ def test_a_network_that_cannot_be_converted_names_the_stage_and_the_reason(monke
     def refuse(frozen, path):
         raise ExportError("tf2onnx cannot convert this graph: no operator for Strange")
 
-    monkeypatch.setattr(stage_forms, "frozen_to_onnx", refuse)
+    monkeypatch.setattr(stages, "frozen_to_onnx", refuse)
     report = judge(two_input_network())
     assert (report.status, report.stage_at_fault) == ("fail", "raw ONNX")
     assert "no operator for Strange" in report.verdict
@@ -98,7 +98,7 @@ def test_an_engine_that_tensorrt_refuses_is_the_stage_at_fault(files, monkeypatc
     def refuse(*arguments):
         raise EngineBuildError("TensorRT cannot take the node Strange")
 
-    monkeypatch.setattr(stage_forms, "_build", refuse)
+    monkeypatch.setattr(stages, "_build", refuse)
     report = judge(files[0])
     assert (report.status, report.stage_at_fault) == ("fail", "engine")
     assert "TensorRT cannot take the node Strange" in report.verdict
@@ -130,3 +130,62 @@ def test_an_open_height_and_width_is_asked_for_before_a_stage_is_blamed(no_engin
 def test_an_engine_alone_is_refused():
     with pytest.raises(InputError, match="give that first"):
         judge("model.plan")
+
+
+def test_a_stage_that_was_built_and_cannot_run_here_says_both(files, monkeypatch):
+    def build(onnx_path, path):
+        path.write_bytes(b"x" * 12_100_000)
+        return path
+
+    def open_runner(target):
+        if str(target).endswith(".plan"):
+            raise BackendUnavailableError("no NVIDIA GPU")
+        return opened(target)
+
+    opened = stages.open_runner
+    monkeypatch.setattr(stages, "_build", build)
+    monkeypatch.setattr(stages, "open_runner", open_runner)
+    report = judge(files[0])
+    assert report.passed and "Not run: engine." in report.verdict
+    row = next(line for line in report.to_text().splitlines() if line.startswith("engine"))
+    assert "not run " in row and "built, 12.1 MB, not run: no NVIDIA GPU" in row
+    assert json.loads(report.to_json())["stages"][-1]["made"] == "built, 12.1 MB"
+
+
+def test_the_report_is_one_table_and_says_nothing_twice(files, no_engine):
+    report = judge(files[0])
+    lines = [line for line in report.to_text().splitlines() if line]
+    assert len(lines) == len(set(lines))
+    assert lines[0] == report.verdict
+    assert lines[1].split() == ["stage", "computed", "by", "result", "max", "error", "note"]
+    assert sum(line.startswith("---") for line in lines) == 1
+
+
+def test_the_full_table_of_two_neighbours_stands_only_where_they_differ(files):
+    text = judge(*files[:2], files[3], tolerance=Tolerance(1.0, 1.0, 0.0)).to_text()
+    assert "relative L2" not in text
+    failed = judge(files[0], files[0], files[3])
+    text = failed.to_text()
+    assert text.count("relative L2") == 1
+    assert text.index("stage ") < text.index(failed.reports[1].verdict) < text.index("relative L2")
+    assert text.count(failed.divergence.verdict) == 1
+
+
+def test_the_figure_shows_the_layers_or_else_the_chain(files, no_engine):
+    passed, failed = judge(*files[:2], tolerance=Tolerance(1.0, 1.0, 0.0)), judge(files[0], files[3])
+    chain, layers = passed.figure().axes[0], failed.figure().axes[0]
+    assert [label.get_text() for label in chain.get_yticklabels()] == ["step1.onnx"]
+    assert "depth" in layers.get_xlabel() and failed.divergence.reference.name in layers.get_title(loc="left")
+    assert "largest error" in chain.get_xlabel()
+
+
+def test_no_key_of_the_json_is_just_called_error(files):
+    def keys(value):
+        if isinstance(value, dict):
+            yield from value
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from keys(inner)
+
+    found = set(keys(json.loads(judge(files[0], files[3]).to_json())))
+    assert {"max_error_of_range", "max_error_of_range_before", "max_relative_error"} <= found
+    assert "error" not in found

@@ -1,7 +1,9 @@
 """Q/DQ pairs: NumPy is the oracle for the numbers, TensorRT-RTX's real builder for what TensorRT accepts."""
 
-import io
+import json
 import os
+import subprocess
+import sys
 from collections import Counter
 
 import ml_dtypes
@@ -15,6 +17,7 @@ from street_scenes import generate_scene
 
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError, OutputError
 from workbench.core.packages import load_keras
+from workbench.core.process import child_environment
 from workbench.engine import tensorrt_api
 from workbench.export.keras_model import keras_to_onnx
 from workbench.models import fcn_vgg16
@@ -360,11 +363,20 @@ def test_modelopt_is_asked_for_by_name_where_it_is_missing(network, calibration,
         quantize_int8(network, tmp_path / "q.onnx", calibration, backend="modelopt")
 
 
-def test_modelopts_child_says_in_one_line_why_it_failed(monkeypatch, capsys):
-    monkeypatch.setattr(modelopt_child.sys, "stdin", io.StringIO("{}\n"))
-    monkeypatch.setattr(modelopt_child, "quantise", lambda order: 1 / 0)
-    assert modelopt_child.main() == 1
-    assert "error: nvidia-modelopt cannot quantise this network (ZeroDivisionError" in capsys.readouterr().err
+def test_modelopts_child_says_in_one_line_why_it_failed():
+    """In a process of its own: `serve` takes standard input and output, and ends the process with its parent."""
+    code = (
+        f"import {modelopt_child.__name__} as child; child.quantise = lambda order: 1 / 0; "
+        "raise SystemExit(child.main())"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": child_environment()}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as child:
+        child.stdin.write("{}\n")
+        child.stdin.flush()
+        event = json.loads(child.stdout.readline())
+        assert child.wait() == 1
+    assert event["event"] == "error"
+    assert "nvidia-modelopt cannot quantise this network (ZeroDivisionError" in event["text"]
 
 
 def test_scales_replace_those_of_another_quantiser(network, calibration, tmp_path):

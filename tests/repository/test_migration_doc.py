@@ -1,10 +1,13 @@
 import ast
+import inspect
 import re
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+
+import workbench as wb
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
@@ -132,6 +135,32 @@ def test_the_packages_calls_exist(row):
         if isinstance(node, ast.Call)
     }
     assert called <= package_names()
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "wb." in row[3]], ids=lambda row: row[0][:40])
+def test_the_public_calls_are_public_and_take_these_arguments(row):
+    for code in re.findall(r"`([^`]+)`", row[3]):
+        for node in ast.walk(parse(code)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("wb."):
+                assert node.func.attr in wb.__all__
+                keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+                inspect.signature(getattr(wb, node.func.attr)).bind(*node.args, **keywords)
+
+
+def test_a_public_call_is_written_as_one():
+    bare = {
+        node.func.id
+        for row in ROWS
+        for code in re.findall(r"`([^`]+)`", row[3])
+        for node in ast.walk(parse(code))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not bare & set(wb.__all__)
+
+
+def test_the_pages_links_lead_to_files():
+    links = re.findall(r"\]\(([^)#:]+)\)", PAGE)
+    assert links and [link for link in links if not (ROOT / "docs" / link).exists()] == []
 
 
 ASKED_FOR = """

@@ -108,6 +108,22 @@ def with_a_path_of_a_machine(notebook):
     notebook.cells[2].outputs = printed("wrote /home/ada/work/model.onnx\n")
 
 
+def with_a_long_cell(notebook):
+    notebook.cells[2].source += "\nprint(1)" * 14
+
+
+def with_a_name_that_is_not_public(notebook):
+    notebook.cells[2].source += "\nwb.verify_stages(model)"
+
+
+def with_an_import_that_fails(notebook):
+    notebook.cells[2].source += "\nfrom workbench.core.files import make_folders"
+
+
+def with_an_answer_that_fails(notebook):
+    notebook.cells[-1].source += "\n```python\nfrom workbench.onnx_graphs import check\n```\n"
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -121,6 +137,10 @@ def with_a_path_of_a_machine(notebook):
         (with_two_checks, "got 2 cells marked NBVAL_CHECK_OUTPUT"),
         (with_a_check_of_a_picture, "prints nothing that can be compared"),
         (without_assert, "no assert"),
+        (with_a_long_cell, "code cell 2 has 16 lines, expected at most 15"),
+        (with_a_name_that_is_not_public, "wb.verify_stages is no public name"),
+        (with_an_import_that_fails, "workbench.core.files has no make_folders"),
+        (with_an_answer_that_fails, "workbench.onnx_graphs has no check"),
         (with_a_path_of_a_machine, "code cell 2 shows a path of one machine: /home/ada/work/model.onnx"),
     ],
 )

@@ -20,10 +20,11 @@ from workbench.core.errors import (
     ModelError,
 )
 from workbench.export.keras_model import keras_to_onnx, keras_to_pb
+from workbench.onnx_graph import session
 from workbench.onnx_graph.session import prepare_cuda, providers, weight_types
+from workbench.parity.stages import verify
 from workbench.runners import onnxruntime_runner, tensorrt_runner
 from workbench.runners.backends import open_runner
-from workbench.runners.compare import verify
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 
 KINDS = ("keras", "saved_model", "frozen_graph", "onnxruntime", "tensorrt")
@@ -248,7 +249,7 @@ def missing_memory(name):
 
 
 def test_a_plan_can_be_verified_like_any_other_form(targets):
-    report = verify(targets["keras"], targets["tensorrt"])
+    report = verify(targets["keras"], targets["tensorrt"], progress=False)
     assert report.passed
     assert "TensorRT stand-in of the tests" in report.to_text()
 
@@ -284,7 +285,7 @@ def test_the_cuda_libraries_of_other_packages_are_loaded_and_nothing_is_printed(
     for folder in ("nvidia/cu13/lib", "nvidia/cudnn/lib", "nvidia/nccl/lib"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(onnxruntime_runner, "require_gpu", lambda: Gpu("Fake GPU", (9, 0), 1))
+    monkeypatch.setattr(session, "require_gpu", lambda: Gpu("Fake GPU", (9, 0), 1))
     loaded = []
 
     def preload_dlls(directory=None):
@@ -305,7 +306,7 @@ def test_onnx_runtime_on_a_gpu_has_tf32_off():
 
 
 def test_onnx_runtime_that_falls_back_to_the_cpu_is_refused(targets, monkeypatch):
-    monkeypatch.setattr("workbench.onnx_graph.session.prepare_cuda", lambda runtime: "a GPU")
-    monkeypatch.setattr("workbench.onnx_graph.session.providers", lambda device, tf32: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime_runner, "prepare_cuda", lambda runtime: "a GPU")
+    monkeypatch.setattr(session, "providers", lambda device, tf32: ["CPUExecutionProvider"])
     with pytest.raises(BackendUnavailableError, match="ONNX Runtime fell back to the CPU"):
         OnnxRuntimeRunner(targets["onnxruntime"], device="cuda")

@@ -5,16 +5,16 @@ import sys
 
 import pytest
 
-from workbench.core import packages as environment
 from workbench.core.errors import BackendUnavailableError
 from workbench.core.packages import require_backend
-from workbench.runners.machine import diagnose, report
+from workbench.runners import machine
+from workbench.runners.machine import diagnose, environment
 
 
 def test_the_report_names_python_packages_and_what_is_not_installed(monkeypatch):
     versions = {"keras": "9.9.9"}
-    monkeypatch.setattr(environment, "package_version", versions.get)
-    text = report()
+    monkeypatch.setattr(machine, "package_version", versions.get)
+    text = environment()
     assert f"{sys.version_info.major}.{sys.version_info.minor}" in text
     assert f"{'keras':<20}9.9.9" in text
     assert f"{'tensorrt':<20}not installed" in text
@@ -28,8 +28,8 @@ def test_the_diagnosis_names_what_is_missing(monkeypatch):
     def missing(name, extra):
         raise BackendUnavailableError(f"{name} cannot be imported")
 
-    monkeypatch.setattr(environment, "require_backend", missing)
-    monkeypatch.setattr(environment, "load_tensorflow", lambda: None)
+    monkeypatch.setattr(machine, "require_backend", missing)
+    monkeypatch.setattr(machine, "load_tensorflow", lambda: None)
     assert diagnose() == [f"{name} cannot be imported" for name in ("onnxruntime", "keras", "tf2onnx")]
 
 
@@ -47,9 +47,9 @@ def test_tensorflow_starts_without_a_word():
 
 def test_what_an_import_says_is_shown_when_it_fails():
     code = (
-        "import os\nfrom workbench import environment\n"
+        "import os\nfrom workbench.core import packages\n"
         "def fail(*_):\n    os.write(2, b'native words')\n    raise RuntimeError('no')\n"
-        "environment.require_backend = fail\nenvironment.load_tensorflow()"
+        "packages.require_backend = fail\npackages.load_tensorflow()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode != 0

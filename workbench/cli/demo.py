@@ -26,7 +26,7 @@ from workbench.parity import figures
 from workbench.pictures.images import photographs, rescale_image
 from workbench.pictures.labels import Picture, read_folder, street_scenes
 from workbench.runners.backends import open_runner
-from workbench.runners.compare import verify_runners
+from workbench.runners.compare import compare_runners
 
 DESCRIPTION = "Convert ResNet-50 and the segmentation network, run both forms, compare and draw."
 
@@ -90,7 +90,7 @@ def _resnet50(
     onnx_path = _convert(network.model, folder / "resnet50.onnx", bar)
     feeds = [(p.name, {"input": resnet50.preprocess(p.image)[None]}) for p in pictures]
     with open_runner(network.model) as reference, open_runner(onnx_path) as candidate:
-        report = verify_runners(reference, candidate, tqdm(feeds, desc="compare", leave=False, disable=bar.disable))
+        report = compare_runners(reference, candidate, tqdm(feeds, desc="compare", leave=False, disable=bar.disable))
         report = replace(report, notes=(*report.notes, network.note))
         bar.update()
         answers = [np.concatenate([r.infer(feed)["output"] for _, feed in feeds]) for r in (reference, candidate)]
@@ -132,7 +132,7 @@ def _segmentation(
     feeds = ((p.name, {"input": street_input(p.image, STREET_SIZE)}) for p in pictures)
     with open_runner(model) as reference, open_runner(onnx_path) as candidate:
         bars = tqdm(feeds, desc="compare", leave=False, total=len(pictures), disable=bar.disable)
-        report = verify_runners(reference, candidate, bars)
+        report = compare_runners(reference, candidate, bars)
         bar.update()
         paths = [_draw(picture, reference, candidate, folder) for picture in pictures]
         first = pictures[0].image

@@ -151,19 +151,10 @@ def compare_batches(
     tolerance: Tolerance = FLOAT32,
     class_axis: ClassAxis = "auto",
 ) -> ParityReport:
-    """Compare two runners batch by batch, holding one batch and one more image at a time.
+    """Compare two runners batch by batch, holding one batch and one more image at a time; see `compare_outputs`.
 
-    Args:
-        pairs: (reference, candidate) outputs of each batch, or (name, reference, candidate) where name is
-            a string or one string per image; see `compare_outputs` for the rest.
-        reference_name: as there.
-        candidate_name: as there.
-        tolerance: as there.
-        class_axis: as there.
-    Returns:
-        One report over all images, the same as for one large batch.
-    Raises:
-        InputError: as there.
+    Each pair is (reference, candidate) outputs, or (name, reference, candidate) where name is a string or one string
+    per image. The report over all images is the same as for one large batch.
     """
     sums: dict[Names, OutputSums] = {}
     images = 0

@@ -46,11 +46,7 @@ class Driver:
 
 
 def probe_driver() -> Driver:
-    """Ask the NVIDIA driver for its version and GPUs; never raises and never crashes.
-
-    Returns:
-        The driver, with a `problem` where no GPU can be used.
-    """
+    """Ask the NVIDIA driver for its version and GPUs; never raises and never crashes."""
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         cuda = ctypes.CDLL(library)
@@ -67,11 +63,7 @@ def probe_driver() -> Driver:
 
 
 def require_gpu() -> Gpu:
-    """Return the first GPU.
-
-    Raises:
-        DriverError: there is no driver, or it shows no GPU.
-    """
+    """Return the first GPU; DriverError where there is no driver, or it shows no GPU."""
     driver = probe_driver()
     if driver.problem:
         raise DriverError(driver.problem)

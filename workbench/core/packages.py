@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from types import ModuleType
@@ -33,39 +34,37 @@ def require_backend(name: str, extra: str) -> ModuleType:
 
 
 def load_keras() -> ModuleType:
-    """Import Keras 3 on TensorFlow without TensorFlow's start-up messages.
+    """Import Keras 3 on TensorFlow; see `load_tensorflow`.
 
-    GPU memory is taken as it is needed, not all at once, so that TensorRT can live beside it.
-
-    Returns:
-        The `keras` module.
     Raises:
-        BackendUnavailableError: TensorFlow or Keras is not installed.
+        BackendUnavailableError: TensorFlow or Keras is not installed, or Keras was imported on another framework.
     """
     load_tensorflow()
-    return require_backend("keras", "keras")
+    _take_tensorflow()
+    keras = require_backend("keras", "keras")
+    backend = keras.config.backend()
+    if backend != "tensorflow":
+        raise BackendUnavailableError(
+            f"Keras was imported with KERAS_BACKEND={backend}, and models are opened and converted through TensorFlow; "
+            "set KERAS_BACKEND=tensorflow and restart Python (the kernel)"
+        )
+    return keras
 
 
 def load_tf_keras() -> ModuleType:
-    """Import tf_keras, the Keras 2 of older models, without TensorFlow's start-up messages.
-
-    Returns:
-        The `tf_keras` module; it lives beside Keras 3 in one process.
-    Raises:
-        BackendUnavailableError: TensorFlow or tf_keras is not installed.
-    """
+    """Import tf_keras, the Keras 2 of older models, which lives beside Keras 3 in one process."""
     load_tensorflow()
     return require_backend("tf_keras", "classic")
 
 
 def load_tensorflow() -> ModuleType:
-    """Import TensorFlow without its start-up messages and with GPU memory growth.
+    """Import TensorFlow without its start-up messages, or say that it is not installed.
 
-    Raises:
-        BackendUnavailableError: TensorFlow is not installed.
+    GPU memory is taken as it is needed, not all at once, so that TensorRT can live beside it.
     """
     if "tensorflow" in sys.modules:
         return require_backend("tensorflow", "keras")
+    _take_tensorflow()  # TensorFlow imports Keras
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _quiet_stderr():
         tensorflow = require_backend("tensorflow", "keras")
@@ -73,6 +72,20 @@ def load_tensorflow() -> ModuleType:
             with contextlib.suppress(RuntimeError):  # someone used the GPU before us: their setting stands
                 tensorflow.config.experimental.set_memory_growth(device, True)
     return tensorflow
+
+
+def _take_tensorflow() -> None:
+    """Let Keras, where it is not imported yet, compute with TensorFlow, whatever the environment or its file says."""
+    if "keras" in sys.modules:
+        return
+    wanted = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    if wanted != "tensorflow":
+        warnings.warn(
+            f"KERAS_BACKEND={wanted} stands in the environment, and models are opened and converted through "
+            "TensorFlow, so this process takes KERAS_BACKEND=tensorflow",
+            stacklevel=3,
+        )
 
 
 def package_version(package: str) -> str | None:

@@ -1,6 +1,7 @@
 """Build an engine from an ONNX file, in the precision asked for, or take it from the cache."""
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from workbench.engine.layer_types import types_text
 from workbench.engine.plan import (
     DEFAULT_BATCH,
     MAX_RANK,
+    PathLike,
     Plan,
     PlanManifest,
     Profile,
@@ -30,22 +32,22 @@ from workbench.engine.plan import (
     profile_text,
     resolve_profile,
 )
-from workbench.engine.process import run_build
+from workbench.engine.process import run_child
 from workbench.engine.tensorrt_api import Flavour, available_flavours, open_flavour
 from workbench.onnx_graph.file import check, known_digest, take_digest
-from workbench.precision.convert import convert, find_nodes, want
-from workbench.precision.spec import Wanted, check_wanted
+from workbench.precision.convert import find_nodes, measure_spec, to_precision
+from workbench.precision.spec import PrecisionSpec, check_spec
 
 if TYPE_CHECKING:
     from workbench.precision.calibration import Calibration
 
-PathLike = str | os.PathLike[str]
 _MINIMUM_WORKSPACE = 1 << 20
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
 class _Job:
-    """Everything that shapes a plan, but for the network itself."""
+    """Everything that shapes a plan, but for the network itself; at the end what does not."""
 
     path: Path
     flavour: Flavour
@@ -53,21 +55,30 @@ class _Job:
     targets: tuple[str, ...]
     shape: Any
     profile: Any
-    wanted: Wanted
+    spec: PrecisionSpec
     options: dict[str, Any]
+    progress: bool = False
+    timeout_s: float | None = None
+    cache: bool = True
+
+    @property
+    def here(self) -> Gpu | None:
+        """The GPU that the plan is for; none where it is built ahead of time."""
+        return None if self.flavour.builds_ahead_of_time else self.gpu
 
     def key(self, digest: str) -> str:
         """The cache key, with the hash of the network."""
-        return engine_cache.make_key(
-            onnx=digest,
-            flavour=[self.flavour.name, self.flavour.version],
-            gpu=[self.gpu.name, self.gpu.capability] if self.gpu else None,
-            targets=self.targets,
-            shapes=[_plain(self.shape), _plain(self.profile), DEFAULT_BATCH],
-            precision=[self.wanted.precision, self.wanted.digest],
-            options=self.options,
-            workbench=__version__,
-        )
+        parts = {
+            "onnx": digest,
+            "flavour": [self.flavour.name, self.flavour.version],
+            "gpu": [self.gpu.name, self.gpu.capability] if self.gpu else None,
+            "targets": self.targets,
+            "shapes": [_plain(self.shape), _plain(self.profile), DEFAULT_BATCH],
+            "precision": [self.spec.precision, self.spec.digest],
+            "options": self.options,
+            "workbench": __version__,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def build_engine(
@@ -120,33 +131,34 @@ def build_engine(
         EngineBuildError: TensorRT refused, crashed or took too long, or its layers are not in the precision; its
             `log` has TensorRT's own lines.
     """
-    check_wanted(precision, keep, calibration, images)
+    check_spec(precision, keep, calibration, images)
     _check_numbers(workspace_bytes, timeout_s)
     chosen = _choose_flavour(flavour, targets)
     checked = _check_targets(chosen, targets)
     options: dict[str, Any] = {"workspace_bytes": int(workspace_bytes), "tf32": precision == "tf32"}
     options |= {"version_compatible": bool(version_compatible), "keep": sorted(keep)}
-    wanted = Wanted(precision, tuple(keep))
-    job = _Job(Path(onnx_path), chosen, _building_gpu(chosen), checked, shape, profile, wanted, options)
+    rest = (PrecisionSpec(precision, tuple(keep)), options, progress, timeout_s, cache)
+    job = _Job(Path(onnx_path), chosen, _building_gpu(chosen), checked, shape, profile, *rest)
     if images is not None:
         _check_model(job)  # before minutes are spent on the pictures
-    job = replace(job, wanted=want(job.path, wanted, calibration, images, preprocess, progress=progress))
-    return _take_or_build(job, progress=progress, timeout_s=timeout_s, cache=cache)
+    job = replace(job, spec=measure_spec(job.path, job.spec, calibration, images, preprocess, progress=progress))
+    return _take_or_build(job)
 
 
-def _take_or_build(job: _Job, *, progress: bool, timeout_s: float | None, cache: bool) -> Plan:
-    known = known_digest(job.path) if cache else None
+def _take_or_build(job: _Job) -> Plan:
+    known = known_digest(job.path) if job.cache else None
     plan = engine_cache.read_entry(job.key(known)) if known else None
     if plan is None:
         resolved = _check_model(job)
         digest = take_digest(job.path)
-        plan = engine_cache.read_entry(job.key(digest)) if cache and digest != known else None
+        plan = engine_cache.read_entry(job.key(digest)) if job.cache and digest != known else None
+    if job.progress:
+        what, shapes = ("built before, from the cache", plan.manifest.profiles[0]) if plan else ("profile", resolved)
+        tqdm.write(f"{job.path.name}: {what}\n{profile_text(shapes)}")
     if plan is not None:
-        _say(progress, f"{job.path.name}: built before, from the cache\n{profile_text(plan.manifest.profiles[0])}")
         return replace(plan, manifest=replace(plan.manifest, onnx_name=job.path.name))
-    _say(progress, f"{job.path.name}: profile\n{profile_text(resolved)}")
-    plan = _build(job, resolved, digest, progress=progress, timeout_s=timeout_s, cache=cache)
-    if cache:
+    plan = _build(job, resolved, digest)
+    if job.cache:
         engine_cache.write_entry(job.key(digest), plan)
     return plan
 
@@ -203,71 +215,67 @@ def _check_model(job: _Job) -> Profile:
     """Check the file and its inputs; return the whole profile."""
     summary = check(job.path)
     for spec in (*summary.inputs, *summary.outputs):
+        what = f"{spec.name!r} of {job.path}"
         if spec.dtype == "object":
-            raise ModelError(f"{spec.name!r} of {job.path} holds text; TensorRT takes numbers only: convert it outside")
+            raise ModelError(f"{what} holds text; TensorRT takes numbers only: convert it outside")
         if spec.dtype in ("float64", "complex64", "complex128"):
-            raise ModelError(
-                f"{spec.name!r} of {job.path} is {spec.dtype}; TensorRT has no such type: export in float32"
-            )
+            raise ModelError(f"{what} is {spec.dtype}; TensorRT has no such type: export in float32")
         if len(spec.shape) > MAX_RANK:
-            raise ModelError(
-                f"{spec.name!r} of {job.path} has {len(spec.shape)} axes; TensorRT takes {MAX_RANK} at most"
-            )
+            raise ModelError(f"{what} has {len(spec.shape)} axes; TensorRT takes {MAX_RANK} at most")
     return resolve_profile({spec.name: spec for spec in summary.inputs}, job.shape, job.profile)
 
 
-def _build(job: _Job, profile: Profile, digest: str, *, progress: bool, timeout_s: float | None, cache: bool) -> Plan:
-    gpu = None if job.flavour.builds_ahead_of_time else job.gpu
+def _build(job: _Job, profile: Profile, digest: str) -> Plan:
     with temporary_folder() as folder:
-        converted = folder / job.path.name
-        report = convert(job.path, converted, job.wanted)
-        kept = report.kept if report is not None else find_nodes(job.path, job.wanted.keep)
-        request = {
+        converted, plan_path, timing = folder / job.path.name, folder / f"{job.path.name}.plan", ""
+        report = to_precision(job.path, converted, job.spec)
+        kept = report.kept if report is not None else find_nodes(job.path, job.spec.keep)
+        if job.cache and job.here:
+            timing = str(engine_cache.timing_cache_path(job.flavour.name, job.flavour.version, job.here.name))
+        order = {
             "onnx_path": str(converted if report is not None else job.path.resolve()),
+            "plan_path": str(plan_path),
             "flavour": job.flavour.name,
             "profiles": [profile],
             "targets": job.targets,
             "workspace_bytes": job.options["workspace_bytes"],
             "version_compatible": job.options["version_compatible"],
-            "timing_cache": _timing_cache(job.flavour, gpu) if cache and gpu else "",
-            "precision": job.wanted.precision,
+            "timing_cache": timing,
+            "precision": job.spec.precision,
             "kept": [name for name, _, _ in kept],
             "whole": report is not None,
         }
-        data, facts = run_build(request, title=f"build {job.path.name}", progress=progress, timeout_s=timeout_s)
+        title = f"build {job.path.name}"
+        facts = run_child(order, "build", title=title, progress=job.progress, timeout_s=job.timeout_s)
+        data = plan_path.read_bytes()
     manifest = _manifest(job, profile, digest, data, facts)
     words = tuple({"node": name, "operator": operator, "reason": reason} for name, operator, reason in kept)
     return Plan(data, replace(manifest, kept=words, converted=report is not None))
 
 
 def _manifest(job: _Job, profile: Profile, digest: str, data: bytes, facts: Mapping[str, Any]) -> PlanManifest:
-    gpu = None if job.flavour.builds_ahead_of_time else job.gpu
     return PlanManifest(
         flavour=job.flavour.name,
         version=job.flavour.version,
-        compute_capability=gpu.capability if gpu else None,
-        gpu_name=gpu.name if gpu else "",
+        compute_capability=job.here.capability if job.here else None,
+        gpu_name=job.here.name if job.here else "",
         targets=job.targets,
         onnx_name=job.path.name,
         onnx_sha256=digest,
         plan_sha256=hashlib.sha256(data).hexdigest(),
         plan_bytes=len(data),
-        precision=job.wanted.precision,
+        precision=job.spec.precision,
         profiles=(profile,),
         options=job.options,
         layers=facts["layers"],
         types=facts["types"],
         qdq_pairs=facts["layers"].get("DEQUANTIZE", 0),
-        calibration=job.wanted.digest,
+        calibration=job.spec.digest,
         kernels=tuple(facts["kernels"]),
         memory=facts["memory"],
         workbench=__version__,
         built=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _timing_cache(flavour: Flavour, gpu: Gpu) -> str:
-    return str(engine_cache.timing_cache_path(flavour.name, flavour.version, gpu.name))
 
 
 def _plain(value: Any) -> Any:
@@ -279,14 +287,6 @@ def _plain(value: Any) -> Any:
     if np.ndim(value) == 0:
         return int(value) if hasattr(value, "__index__") else repr(value)
     return [_plain(entry) for entry in value]
-
-
-def _say(progress: bool, text: str) -> None:
-    if progress:
-        tqdm.write(text)
-
-
-_SHOWN = 4
 
 
 def save_engine(plan: Plan, path: PathLike) -> Path:
@@ -333,33 +333,27 @@ def engine_text(plan: Plan, path: PathLike) -> str:
         f"{os.fspath(path)}: {manifest.plan_bytes / 1e6:.1f} MB, {manifest.precision}, "
         f"built by {BACKEND_NAMES[manifest.flavour]} {manifest.version}\n"
         f"layers   {sum(manifest.layers.values())} before fusion ({layers})\n"
-        f"{_types_text(manifest)}{_kernels_text(manifest)}"
+        f"{_found_text(manifest)}"
         f"runs on  {where}\n"
         f"manifest {manifest_path(path)}"
     )
 
 
-def _types_text(manifest: PlanManifest) -> str:
-    """What the layers compute in, and which were left wider."""
-    if not manifest.types:
-        return ""
-    pairs = f"; {manifest.qdq_pairs} pairs of Q and DQ" if manifest.qdq_pairs else ""
-    text = f"types    {types_text(manifest.types)}{pairs}; types of the network, not kernels\n"
-    reasons: dict[str, list[str]] = {}
-    for entry in manifest.kept:
-        reasons.setdefault(entry["reason"], []).append(entry["node"])
+def _found_text(manifest: PlanManifest) -> str:
+    """What the layers compute in, which were left wider, and what the builder made of them, where its log told."""
+    text, reasons = "", dict[str, list[str]]()
+    if manifest.types:
+        pairs = f"; {manifest.qdq_pairs} pairs of Q and DQ" if manifest.qdq_pairs else ""
+        text = f"types    {types_text(manifest.types)}{pairs}; types of the network, not kernels\n"
+        for entry in manifest.kept:
+            reasons.setdefault(entry["reason"], []).append(entry["node"])
     for reason, nodes in reasons.items():
         more = f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else ""
         text += f"float32  {', '.join(nodes[:_SHOWN])}{more}: {reason}\n"
+    if manifest.kernels and manifest.memory:
+        parts = (f"{name.removesuffix('_bytes')} {size / 1e6:.0f} MB" for name, size in manifest.memory.items())
+        text += f"kernels  {len(manifest.kernels)} after fusion; memory on the GPU: {', '.join(parts)}\n"
     return text
-
-
-def _kernels_text(manifest: PlanManifest) -> str:
-    """What the builder made of the layers, where its log told."""
-    if not manifest.kernels or not manifest.memory:
-        return ""
-    sizes = ", ".join(f"{name.removesuffix('_bytes')} {size / 1e6:.0f} MB" for name, size in manifest.memory.items())
-    return f"kernels  {len(manifest.kernels)} after fusion; memory on the GPU: {sizes}\n"
 
 
 def equivalent_commands(plan: Plan, onnx_path: PathLike, plan_path: PathLike) -> tuple[str, str]:
@@ -370,14 +364,5 @@ def equivalent_commands(plan: Plan, onnx_path: PathLike, plan_path: PathLike) ->
         onnx_path: the network that was built; where `plan.manifest.converted`, the converted one.
         plan_path: the plan to write.
     """
-    manifest = plan.manifest
-    same: dict[str, Any] = {
-        "workspace_bytes": int(manifest.options["workspace_bytes"]),
-        "flavour": manifest.flavour,
-        "tf32": manifest.precision == "tf32",
-    }
-    profile = manifest.profiles[0]
-    return (
-        trtexec_command(onnx_path, plan_path, profile, targets=manifest.targets, **same),
-        polygraphy_command(onnx_path, plan_path, profile, **same),
-    )
+    of = (plan.manifest, onnx_path, plan_path)
+    return trtexec_command(*of), polygraphy_command(*of)

@@ -5,28 +5,19 @@ GPU. An entry is a folder that appears whole, by one rename. Delete the cache fo
 """
 
 import contextlib
-import hashlib
 import json
 import mmap
 import shutil
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from workbench.core.errors import EngineLoadError
 from workbench.core.files import cache_folder
 from workbench.engine.plan import Plan, PlanManifest
 
 _PLAN, _RECORD = "engine.plan", "entry.json"
-
-
-def make_key(**parts: Any) -> str:
-    """Return the key of everything that shapes a plan."""
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_entry(key: str) -> Plan | None:
@@ -37,19 +28,17 @@ def read_entry(key: str) -> Plan | None:
     """
     folder = cache_folder() / key
     try:
+        if not folder.exists():
+            return None
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         with (folder / _PLAN).open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if zlib.crc32(data) != record["crc32"]:
             raise ValueError("the plan's bytes have changed")
         return Plan(data, PlanManifest.from_json(json.dumps(record["manifest"])))
-    except FileNotFoundError:
-        if not folder.exists():
-            return None
     except (OSError, ValueError, KeyError, TypeError, EngineLoadError):
-        pass
-    shutil.rmtree(folder, ignore_errors=True)
-    return None
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
 
 
 def write_entry(key: str, plan: Plan) -> None:
@@ -63,8 +52,11 @@ def write_entry(key: str, plan: Plan) -> None:
             (entry / _PLAN).write_bytes(plan.data)
             record = {"crc32": zlib.crc32(plan.data), "manifest": json.loads(plan.manifest.to_json())}
             (entry / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-            with _unless_there(root / key):
+            try:
                 entry.rename(root / key)
+            except OSError:
+                if not (root / key).is_dir():  # else another build of the same engine was first: it is as good
+                    raise
     except OSError as error:
         warnings.warn(f"the engine is built but not cached in {root}: {error.strerror or error}", stacklevel=3)
 
@@ -76,13 +68,3 @@ def timing_cache_path(flavour: str, version: str, gpu_name: str) -> Path:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-@contextlib.contextmanager
-def _unless_there(target: Path) -> Iterator[None]:
-    """Let another build of the same engine have been first: its entry is as good."""
-    try:
-        yield
-    except OSError:
-        if not target.is_dir():
-            raise

@@ -2,83 +2,43 @@
 
 import os
 import shlex
-from collections.abc import Sequence
 
-from workbench.engine.plan import PlanManifest, Profile, shape_text
-
-PathLike = str | os.PathLike[str]
+from workbench.engine.plan import ROLES, PathLike, PlanManifest, shape_text
 
 # Room for the demonstration network, eight pictures of 512 x 1024 at once.
 DEFAULT_WORKSPACE = 1 << 30
 
 
-def trtexec_command(
-    onnx_path: PathLike,
-    plan_path: PathLike,
-    profile: Profile,
-    *,
-    workspace_bytes: int = DEFAULT_WORKSPACE,
-    targets: Sequence[str] = (),
-    flavour: str = "tensorrt",
-    tf32: bool = False,
-) -> str:
-    """Return the line for NVIDIA's tool: `trtexec`, or `tensorrt_rtx` for RTX.
-
-    Args:
-        onnx_path: the model.
-        plan_path: the plan to write.
-        profile: shapes of the dynamic inputs.
-        workspace_bytes: scratch memory of a layer at most.
-        targets: GPU generations to build for ahead of time, such as `"sm89"`.
-        flavour: a key of `tensorrt_api.FLAVOURS`.
-        tf32: leave TF32 on.
-
-    >>> trtexec_command("m.onnx", "m.plan", {"x": ((1, 3), (4, 3), (8, 3))}).split()[5:8]
-    ['--minShapes=x:1x3', '--optShapes=x:4x3', '--maxShapes=x:8x3']
-    """
-    rtx = flavour == "tensorrt_rtx"  # always strongly typed, so its tool has no such option
+def trtexec_command(manifest: PlanManifest, onnx_path: PathLike, plan_path: PathLike) -> str:
+    """Return the line for NVIDIA's tool, which builds what a manifest tells: `trtexec`, or `tensorrt_rtx` for RTX."""
+    rtx = manifest.flavour == "tensorrt_rtx"  # always strongly typed, so its tool has no such option
     words = ["tensorrt_rtx" if rtx else "trtexec", f"--onnx={os.fspath(onnx_path)}"]
     words += [f"--saveEngine={os.fspath(plan_path)}", *([] if rtx else ["--stronglyTyped"])]
-    words += [] if tf32 else ["--noTF32"]
-    for index, role in enumerate(("min", "opt", "max")):
-        if profile:
-            shapes = ",".join(f"{name}:{shape_text(shapes[index])}" for name, shapes in profile.items())
-            words.append(f"--{role}Shapes={shapes}")
-    words.append(f"--memPoolSize=workspace:{workspace_bytes}B")
-    if targets:
-        words.append(f"--computeCapabilities={','.join(target.removeprefix('sm') for target in targets)}")
+    words += [] if manifest.precision == "tf32" else ["--noTF32"]
+    profile = manifest.profiles[0]
+    for index, role in enumerate(ROLES if profile else ()):
+        shapes = ",".join(f"{name}:{shape_text(shapes[index])}" for name, shapes in profile.items())
+        words.append(f"--{role}Shapes={shapes}")
+    words.append(f"--memPoolSize=workspace:{_workspace(manifest)}B")
+    if manifest.targets:
+        words.append(f"--computeCapabilities={','.join(target.removeprefix('sm') for target in manifest.targets)}")
     return shlex.join([*words, "--skipInference"])
 
 
-def polygraphy_command(
-    onnx_path: PathLike,
-    plan_path: PathLike,
-    profile: Profile,
-    *,
-    workspace_bytes: int = DEFAULT_WORKSPACE,
-    flavour: str = "tensorrt",
-    tf32: bool = False,
-) -> str:
-    """Return the line for Polygraphy, which has no targets.
+def polygraphy_command(manifest: PlanManifest, onnx_path: PathLike, plan_path: PathLike) -> str:
+    """Return the line for Polygraphy, which has no targets, and takes RTX from a variable in front.
 
     Polygraphy 0.53.6 clears TF32 for the full TensorRT unless asked for it, but leaves it on for RTX and has no option
     against that: there NVIDIA's own variable forbids it, and has to be set when the plan runs, too.
-
-    Args:
-        onnx_path: the model.
-        plan_path: the plan to write.
-        profile: shapes of the dynamic inputs.
-        workspace_bytes: scratch memory of a layer at most.
-        flavour: a key of `tensorrt_api.FLAVOURS`; RTX is chosen by variables in front.
-        tf32: leave TF32 on.
     """
+    rtx, tf32 = manifest.flavour == "tensorrt_rtx", manifest.precision == "tf32"
     words = ["polygraphy", "convert", os.fspath(onnx_path), "--convert-to", "trt", "-o", os.fspath(plan_path)]
-    rtx = flavour == "tensorrt_rtx"
     words += ["--strongly-typed", *(["--tf32"] if tf32 and not rtx else [])]
-    words += ["--pool-limit", f"workspace:{workspace_bytes}"]
-    for index, role in enumerate(("min", "opt", "max")):
-        if profile:
-            words += [f"--trt-{role}-shapes", *(f"{name}:{_list(of[index])}" for name, of in profile.items())]
+    words += ["--pool-limit", f"workspace:{_workspace(manifest)}"]
+    profile = manifest.profiles[0]
+    for index, role in enumerate(ROLES if profile else ()):
+        shapes = (f"{name}:[{shape_text(of[index], ',')}]" for name, of in profile.items())
+        words += [f"--trt-{role}-shapes", *shapes]
     variables = [*([] if tf32 else ["NVIDIA_TF32_OVERRIDE=0"]), "POLYGRAPHY_USE_TENSORRT_RTX=1"] if rtx else []
     return " ".join([*variables, shlex.join(words)])
 
@@ -94,8 +54,7 @@ def build_command(manifest: PlanManifest, plan_path: PathLike, *, flavour: str =
         flavour: another flavour than the manifest's.
     """
     chosen = flavour or manifest.flavour
-    if chosen == "tensorrt_lean":
-        chosen = "tensorrt"  # lean only runs what the full TensorRT built
+    chosen = "tensorrt" if chosen == "tensorrt_lean" else chosen  # lean only runs what the full TensorRT built
     words = ["workbench", "build", manifest.onnx_name or "model.onnx", "-o", os.fspath(plan_path)]
     words += ["--flavour", chosen]
     words += [] if manifest.precision == "fp32" else ["--precision", manifest.precision]
@@ -103,17 +62,16 @@ def build_command(manifest: PlanManifest, plan_path: PathLike, *, flavour: str =
         words += ["--calibration", "FILE"] if manifest.precision in ("int8", "fp8") else ["--images", "DIR"]
     keep = manifest.options.get("keep")
     words += ["--keep", *keep] if keep else []
-    for profile in manifest.profiles:
-        if profile:
-            words.append("--profile")
-            words += [f"{name}={','.join(shape_text(shape) for shape in shapes)}" for name, shapes in profile.items()]
+    for profile in filter(None, manifest.profiles):
+        words.append("--profile")
+        words += [f"{name}={','.join(map(shape_text, shapes))}" for name, shapes in profile.items()]
     if manifest.targets and chosen == manifest.flavour:
         words += ["--targets", *manifest.targets]
     if manifest.version_compatible or manifest.flavour == "tensorrt_lean":
         words.append("--version-compatible")
-    workspace = int(manifest.options.get("workspace_bytes", DEFAULT_WORKSPACE))
+    workspace = _workspace(manifest)
     return shlex.join([*words, *([] if workspace == DEFAULT_WORKSPACE else ["--workspace-mib", str(workspace >> 20)])])
 
 
-def _list(shape: Sequence[int]) -> str:
-    return f"[{','.join(str(size) for size in shape)}]"
+def _workspace(manifest: PlanManifest) -> int:
+    return int(manifest.options.get("workspace_bytes", DEFAULT_WORKSPACE))

@@ -1,5 +1,6 @@
 """Run an engine: buffers that are made once, then copy in, execute and copy out on one stream."""
 
+import math
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
@@ -11,16 +12,16 @@ import numpy as np
 
 from workbench.core.contract import TensorSpec, check_feed
 from workbench.core.errors import DeviceError, FeedError, InputError
-from workbench.engine.memory import DeviceMemory, numpy_dtype, open_memory, tensor_bytes
+from workbench.engine.memory import DeviceMemory, numpy_dtype, open_memory
+from workbench.engine.plan import Shape, Shapes
 
 if TYPE_CHECKING:
     import trt_types as trt  # the types of one flavour, from typings/
 
     from workbench.engine.load import Engine
 
-Shape = tuple[int, ...]
 Images = np.ndarray | Mapping[str, np.ndarray]
-Ranges = Mapping[str, tuple[Shape, Shape, Shape]]
+Ranges = Mapping[str, Shapes]
 
 
 def allocate_buffers(
@@ -92,7 +93,7 @@ class _Slot:
 
     @property
     def nbytes(self) -> int:
-        return tensor_bytes(self.shape, self.dtype)
+        return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def array(self) -> np.ndarray:
@@ -101,19 +102,12 @@ class _Slot:
 
 
 class Buffers:
-    """Memory, stream and execution context of one engine, for one thread at a time.
-
-    Args:
-        engine: the loaded engine; keep it open as long as the buffers.
-        batch_size: the largest batch.
-        memory: where the memory comes from.
-        cuda_graph: record and replay.
+    """Memory, stream and execution context of one engine, for one thread at a time; see `allocate_buffers`.
 
     Attributes:
         batch_size: the largest batch they hold.
-        memory: the back end.
+        memory: where the memory comes from.
         device_name: the GPU.
-        nbytes: bytes on the GPU, and as many again pinned on the host; the engine's own memory is not in it.
         replays: how many calls were replays of a recorded graph.
     """
 
@@ -141,7 +135,7 @@ class Buffers:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the GPU, and as many again pinned on the host."""
+        """Bytes on the GPU, and as many again pinned on the host; the engine's own memory is not in it."""
         return sum(slot.capacity for slot in (*self._inputs.values(), *self._outputs.values()))
 
     def require(self, engine: "Engine") -> None:
@@ -165,7 +159,8 @@ class Buffers:
 
     def load(self, images: Images) -> None:
         """Copy images into the pinned areas; called within `turn`."""
-        feed = self._as_feed(images)
+        alone = isinstance(images, np.ndarray) and len(self._inputs) == 1
+        feed: Any = {next(iter(self._inputs)): images} if alone else images
         check_feed({name: slot.spec for name, slot in self._inputs.items()}, feed)
         for name, array in feed.items():
             self._check_range(name, array.shape)
@@ -180,7 +175,9 @@ class Buffers:
                 self._submit()
                 self.memory.synchronize(self._stream)
             except BaseException:
-                self._settle()
+                self._ready = {}
+                with suppress(DeviceError):  # no queued copy may touch the pinned areas later
+                    self.memory.synchronize(self._stream)
                 raise
         return {name: slot.array for name, slot in self._outputs.items()}
 
@@ -198,16 +195,14 @@ class Buffers:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close; a failure of that does not hide the error that ended the block."""
-        if error is None:
-            self.close()
-            return
         try:
             self.close()
         except DeviceError as failure:
+            if error is None:
+                raise
             error.add_note(f"closing the buffers failed too: {failure}")
 
     def __repr__(self) -> str:
-        """State, batch and size in one line."""
         state = f"batch {self.batch_size}, {self.nbytes:,} bytes" if self._release.alive else "closed"
         return f"<Buffers on {self.device_name} through {self.memory.name}: {state}>"
 
@@ -225,7 +220,6 @@ class Buffers:
     def _make_slots(self, stack: ExitStack, shapes: Mapping[str, Shape]) -> None:
         """Allocate for the largest shapes, and tell the context where each tensor is."""
         self._inputs = {name: _Slot(spec, shapes[name]) for name, spec in self._engine.inputs.items()}
-        self._outputs = {}
         self._set_shapes()
         for name, spec in self._engine.outputs.items():
             self._outputs[name] = _Slot(spec, self._output_shape(name))
@@ -262,7 +256,12 @@ class Buffers:
             self._ready = shapes
             return
         if not self._graph:
-            self._require_capturable()
+            # TensorRT-RTX can say that a network cannot be captured; the others are found out by trying.
+            ask = getattr(self._context, "is_stream_capturable", None)
+            if ask is not None and not ask(self._stream):
+                raise DeviceError(
+                    "this network cannot be recorded as a CUDA graph for these shapes; use cuda_graph=False"
+                )
             self._graph.append(self.memory.capture(self._stream, self._enqueue))
         self.memory.launch(self._graph[0], self._stream)
         self.replays += 1
@@ -286,17 +285,6 @@ class Buffers:
         for slot in self._outputs.values():
             self.memory.copy_to_host(slot.host, slot.address, slot.nbytes, self._stream)
 
-    def _settle(self) -> None:
-        """After a failure: wait, so that no queued copy touches the pinned areas later, and start anew next time."""
-        self._ready = {}
-        with suppress(DeviceError):
-            self.memory.synchronize(self._stream)
-
-    def _as_feed(self, images: Images) -> Mapping[str, np.ndarray]:
-        if isinstance(images, np.ndarray) and len(self._inputs) == 1:
-            return {next(iter(self._inputs)): images}
-        return images  # type: ignore[return-value]  # check_feed refuses anything else in a sentence
-
     def _check_range(self, name: str, shape: Shape) -> None:
         """Refuse a shape outside the profile, or a larger one than the buffers hold."""
         slot = self._inputs[name]
@@ -308,47 +296,42 @@ class Buffers:
                     f"input {name!r}: {got}, and this engine's profile takes {least} to {most}; "
                     "give that, or build the engine again with a wider profile"
                 )
-        if tensor_bytes(shape, slot.dtype) > slot.capacity:
+        if math.prod(shape) * slot.dtype.itemsize > slot.capacity:
             raise FeedError(
                 f"input {name!r}: got a batch of {shape[0]}, and the buffers were made for batch_size="
                 f"{self.batch_size}; call allocate_buffers(engine, batch_size={shape[0]})"
             )
 
-    def _require_capturable(self) -> None:
-        """TensorRT-RTX can say that a network cannot be captured; the others are found out by trying."""
-        ask = getattr(self._context, "is_stream_capturable", None)
-        if ask is not None and not ask(self._stream):
-            raise DeviceError("this network cannot be recorded as a CUDA graph for these shapes; use cuda_graph=False")
-
     @contextmanager
     def _explained(self, work: str) -> Iterator[None]:
         """Name the work in an error of the GPU, and add what TensorRT logged meanwhile."""
-        seen = len(self._log())
+        logger = self._engine.logger
+        seen = len(logger.texts) if logger else 0
         try:
             yield
         except DeviceError as error:
             raise DeviceError(f"{work} failed: {error}{self._log_text(seen)}") from error
 
-    def _log(self) -> tuple[str, ...]:
-        logger = self._engine.logger
-        return logger.texts if logger else ()
-
     def _log_text(self, seen: int = 0) -> str:
         """What TensorRT said since, errors only, ready to be put into a sentence."""
-        errors = [line for line in self._log()[seen:] if line.startswith(("ERROR", "INTERNAL_ERROR"))]
+        lines = self._engine.logger.texts[seen:] if self._engine.logger else ()
+        errors = [line for line in lines if line.startswith(("ERROR", "INTERNAL_ERROR"))]
         return f" (TensorRT said: {'; '.join(errors[-3:])})" if errors else ""
 
 
 def _choose_profile(engine: "Engine", batch_size: int) -> tuple[int, Ranges, dict[str, Shape]]:
-    """Find the first profile that takes the batch; return its number, its ranges and the largest shapes.
-
-    Raises:
-        InputError: no profile takes it, or the batch is fixed to another number.
-    """
+    """Find the first profile that takes the batch; return its number, its ranges and the largest shapes."""
     whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)  # type: ignore[redundant-expr]
     if not whole or batch_size < 1:
         raise InputError(f"got batch_size={batch_size!r}, expected a whole number of 1 or more")
-    dynamic = [name for name, spec in engine.inputs.items() if spec.shape and spec.shape[0] is None]
+    firsts = {name: spec.shape[0] for name, spec in engine.inputs.items() if spec.shape}
+    dynamic = [name for name, size in firsts.items() if size is None]
+    fixed = sorted(size for name, size in firsts.items() if size is not None and len(engine.inputs[name].shape) > 1)
+    if fixed and not dynamic and batch_size not in fixed:
+        raise InputError(
+            f"got batch_size={batch_size}, but this engine takes batches of {fixed[0]} only; "
+            f"call allocate_buffers(engine, batch_size={fixed[0]})"
+        )
     taken = []
     for number, ranges in enumerate(engine.profiles or ({},)):
         batches = [(ranges[name][0][0], ranges[name][2][0]) for name in dynamic]
@@ -368,14 +351,6 @@ def _largest_shapes(engine: "Engine", ranges: Ranges, batch_size: int) -> dict[s
         shapes[name] = tuple(
             int(batch_size if axis == 0 and size is None else largest[axis] or 0)
             for axis, size in enumerate(spec.shape)
-        )
-    batches = {spec.shape[0] for spec in engine.inputs.values() if len(spec.shape) > 1}
-    fixed = sorted(size for size in batches if size is not None)
-    dynamic = any(spec.shape and spec.shape[0] is None for spec in engine.inputs.values())
-    if fixed and not dynamic and batch_size not in fixed:
-        raise InputError(
-            f"got batch_size={batch_size}, but this engine takes batches of {fixed[0]} only; "
-            f"call allocate_buffers(engine, batch_size={fixed[0]})"
         )
     return shapes
 

@@ -14,7 +14,7 @@ from workbench.engine.tensorrt_api import dtype_name
 from workbench.precision.spec import EIGHT_BITS, TYPE_OF
 
 if TYPE_CHECKING:
-    import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
+    import trt_types as trt  # the types of one flavour, from typings/; see tests/engine/test_tensorrt_stubs.py
 WEIGHTY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 """Kinds of layers that 8 bits are for: nearly all the arithmetic and all the large weights."""
 
@@ -63,17 +63,29 @@ def read_types(network: "trt.INetworkDefinition") -> list[LayerType]:
     """
     found = (network.get_layer(index) for index in range(network.num_layers))
     layers = [layer for layer in found if layer is not None]
-    makers = {tensor.name: layer for layer in layers for tensor in _outputs(layer)}
+    makers: dict[str, trt.ILayer] = {}
     users: dict[str, list[trt.ILayer]] = {}
+    constants: set[str] = set()
     for layer in layers:
-        for tensor in _inputs(layer):
+        inputs, outputs = _inputs(layer), _outputs(layer)
+        makers |= {tensor.name: layer for tensor in outputs}
+        for tensor in inputs:
             users.setdefault(tensor.name, []).append(layer)
-    constants = _constants(layers)
+        if layer.type.name == "CONSTANT" or (inputs and all(tensor.name in constants for tensor in inputs)):
+            constants.update(tensor.name for tensor in outputs)
+
+    def after(layer: "trt.ILayer") -> "list[trt.ILayer]":
+        return [user for tensor in _outputs(layer) for user in users.get(tensor.name, ())]
+
+    def before(layer: "trt.ILayer") -> "list[trt.ILayer]":
+        return [makers[tensor.name] for tensor in _inputs(layer) if tensor.name in makers]
+
     types = []
     for layer in layers:
-        given = [tensor for tensor in _outputs(layer) if _is_float(tensor)]
+        floats = (tensor for tensor in _outputs(layer) if tensor.dtype.name in _FLOATS)
+        given = [tensor for tensor in floats if tensor.is_execution_tensor or not tensor.is_shape_tensor]
         if layer.type.name not in _MOVES and given and given[0].name not in constants:
-            near = () if _node(layer) else (*_after(layer, users), *_before(layer, makers))
+            near = () if _node(layer) else (*_nearest(layer, after), *_nearest(layer, before))
             node = _node(layer) or next(iter(near), layer.name)
             types.append(LayerType(node, layer.type.name, dtype_name(given[0].dtype), _reads(layer, makers), near))
     return types
@@ -103,15 +115,23 @@ def check_types(layers: Sequence[LayerType], precision: str, kept: Collection[st
     Raises:
         EngineBuildError: with the names of the layers.
     """
-    wrong, of = _wrong_layers(layers, precision)
-    if precision in EIGHT_BITS and len(wrong) == of:
-        raise EngineBuildError(_none_quantised(precision, of))
-    if precision in EIGHT_BITS and not whole:
+    eight_bits, wanted = precision in EIGHT_BITS, TYPE_OF.get(precision, "float32")
+    if eight_bits:
+        layers = [layer for layer in layers if layer.kind in WEIGHTY]
+        wrong = [layer for layer in layers if layer.reads != wanted]
+    else:
+        wrong = [layer for layer in layers if layer.dtype != wanted or layer.reads]
+    if eight_bits and len(wrong) == len(layers):
+        raise EngineBuildError(
+            f"got precision={precision!r}, but TensorRT finds none of {len(layers)} convolutions and matrix products "
+            f"between pairs of QuantizeLinear and DequantizeLinear in {wanted}; quantise with quantize_{precision}"
+        )
+    if eight_bits and not whole:
         return
     names = {name for entry in kept for name in (entry, f"node_of_{entry}")}  # TensorRT's name of a nameless node
     wrong = [layer for layer in wrong if names.isdisjoint((layer.node, *layer.near))]
     if wrong:
-        raise EngineBuildError(_complaint(wrong, of, precision))
+        raise EngineBuildError(_complaint(wrong, len(layers), precision))
 
 
 def types_text(types: Mapping[str, Mapping[str, int]]) -> str:
@@ -120,31 +140,13 @@ def types_text(types: Mapping[str, Mapping[str, int]]) -> str:
     >>> types_text({"CONVOLUTION": {"float16": 53}, "ACTIVATION": {"float16": 49, "float32": 1}})
     'float16 in 102 (53 convolution, 49 activation); float32 in 1 (1 activation)'
     """
-    groups: dict[str, list[tuple[int, str]]] = {}
+    groups: dict[str, Counter[str]] = {}
     for kind, counts in types.items():
         for dtype, number in counts.items():
-            groups.setdefault(dtype, []).append((number, kind.lower()))
-    ordered = sorted(groups.items(), key=lambda group: -sum(number for number, _ in group[1]))
+            groups.setdefault(dtype, Counter())[kind.lower()] += number
     return "; ".join(
-        f"{dtype} in {sum(number for number, _ in entries)} "
-        f"({', '.join(f'{number} {kind}' for number, kind in sorted(entries, key=lambda entry: -entry[0]))})"
-        for dtype, entries in ordered
-    )
-
-
-def _wrong_layers(layers: Sequence[LayerType], precision: str) -> tuple[list[LayerType], int]:
-    """The layers that are not in the precision, and how many were looked at."""
-    if precision in EIGHT_BITS:
-        weighty = [layer for layer in layers if layer.kind in WEIGHTY]
-        return [layer for layer in weighty if layer.reads != TYPE_OF[precision]], len(weighty)
-    wanted = TYPE_OF.get(precision, "float32")
-    return [layer for layer in layers if layer.dtype != wanted or layer.reads], len(layers)
-
-
-def _none_quantised(precision: str, weighty: int) -> str:
-    return (
-        f"got precision={precision!r}, but TensorRT finds none of {weighty} convolutions and matrix products between "
-        f"pairs of QuantizeLinear and DequantizeLinear in {TYPE_OF[precision]}; quantise with quantize_{precision}"
+        f"{dtype} in {counts.total()} ({', '.join(f'{number} {kind}' for kind, number in counts.most_common())})"
+        for dtype, counts in sorted(groups.items(), key=lambda group: -group[1].total())
     )
 
 
@@ -173,27 +175,13 @@ def _inputs(layer: "trt.ILayer") -> "list[trt.ITensor]":
     return [tensor for tensor in found if tensor is not None]
 
 
-def _is_float(tensor: "trt.ITensor") -> bool:
-    shape_only = tensor.is_shape_tensor and not tensor.is_execution_tensor
-    return tensor.dtype.name in _FLOATS and not shape_only
-
-
 def _node(layer: "trt.ILayer") -> str:
     match = _NODE.search(layer.metadata)
     return match[1] if match else ""
 
 
-def _after(layer: "trt.ILayer", users: "Mapping[str, list[trt.ILayer]]") -> list[str]:
-    """The nearest nodes that use what a layer gives."""
-    return _nearest(layer, lambda at: [user for tensor in _outputs(at) for user in users.get(tensor.name, ())])
-
-
-def _before(layer: "trt.ILayer", makers: "Mapping[str, trt.ILayer]") -> list[str]:
-    """The nearest nodes that make what a layer takes."""
-    return _nearest(layer, lambda at: [makers[tensor.name] for tensor in _inputs(at) if tensor.name in makers])
-
-
 def _nearest(layer: "trt.ILayer", beside: "Callable[[trt.ILayer], list[trt.ILayer]]") -> list[str]:
+    """The nearest nodes in one direction."""
     seen, pending, nodes = {layer.name}, [layer], []
     while pending:
         for other in beside(pending.pop()):
@@ -207,28 +195,16 @@ def _nearest(layer: "trt.ILayer", beside: "Callable[[trt.ILayer], list[trt.ILaye
     return list(dict.fromkeys(nodes))
 
 
-def _constants(layers: "Sequence[trt.ILayer]") -> set[str]:
-    """Names of the tensors that depend on constants only."""
-    names: set[str] = set()
-    for layer in layers:
-        inputs = _inputs(layer)
-        if layer.type.name == "CONSTANT" or (inputs and all(tensor.name in names for tensor in inputs)):
-            names.update(tensor.name for tensor in _outputs(layer))
-    return names
-
-
 def _reads(layer: "trt.ILayer", makers: "Mapping[str, trt.ILayer]") -> str:
     """The 8-bit type behind the first two inputs of a layer, which are its numbers and its weights."""
     if layer.type.name not in WEIGHTY:
         return ""
-    types = {_dequantised_from(tensor, makers) for tensor in _inputs(layer)[:2]}
+    types = set()
+    for tensor in _inputs(layer)[:2]:
+        maker = makers.get(tensor.name)
+        while maker is not None and maker.type.name in ("SHUFFLE", "IDENTITY"):
+            above = maker.get_input(0)
+            maker = makers.get(above.name) if above is not None else None
+        source = maker.get_input(0) if maker is not None and maker.type.name == "DEQUANTIZE" else None
+        types.add(dtype_name(source.dtype) if source is not None else "")
     return types.pop() if len(types) == 1 and layer.num_inputs > 1 else ""
-
-
-def _dequantised_from(tensor: "trt.ITensor", makers: "Mapping[str, trt.ILayer]") -> str:
-    maker = makers.get(tensor.name)
-    while maker is not None and maker.type.name in ("SHUFFLE", "IDENTITY"):
-        above = maker.get_input(0)
-        maker = makers.get(above.name) if above is not None else None
-    source = maker.get_input(0) if maker is not None and maker.type.name == "DEQUANTIZE" else None
-    return dtype_name(source.dtype) if source is not None else ""

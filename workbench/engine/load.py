@@ -1,7 +1,6 @@
 """Load an engine where it may be loaded: its manifest is compared with this machine before the plan is read."""
 
 import hashlib
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from workbench.core.contract import TensorSpec
 from workbench.core.driver import Gpu, require_gpu
 from workbench.core.errors import BackendUnavailableError, EngineLoadError, InputError
 from workbench.engine.commands import build_command
-from workbench.engine.plan import RTX_MAGIC, PlanManifest, manifest_path
+from workbench.engine.plan import RTX_MAGIC, PathLike, PlanManifest, manifest_path
 from workbench.engine.tensorrt_api import (
     CollectingLogger,
     Flavour,
@@ -26,13 +25,14 @@ from workbench.engine.tensorrt_api import (
 )
 
 if TYPE_CHECKING:
-    import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
-
-PathLike = str | os.PathLike[str]
+    import trt_types as trt  # the types of one flavour, from typings/; see tests/engine/test_tensorrt_stubs.py
 
 
 class Engine:
     """An engine on this machine's GPU; use it in a `with` block.
+
+    Args:
+        keep: what must live as long as the engine: its logger, then its runtime.
 
     Attributes:
         flavour: what loaded it.
@@ -50,20 +50,19 @@ class Engine:
         manifest: PlanManifest | None = None,
         keep: Sequence[Any] = (),
     ) -> None:
-        """Describe a loaded engine.
-
-        Args:
-            flavour: what loaded it.
-            cuda_engine: the flavour's `ICudaEngine`.
-            manifest: how it was built.
-            keep: what must live as long as the engine: its logger, then its runtime.
-        """
         self.flavour = flavour
         self.manifest = manifest
         self._cuda_engine: trt.ICudaEngine | None = cuda_engine
         self.logger = next((item for item in keep if isinstance(item, CollectingLogger)), None)
         self._keep = list(keep)
-        self.inputs, self.outputs = _describe_tensors(flavour, cuda_engine)
+        self.inputs: dict[str, TensorSpec] = {}
+        self.outputs: dict[str, TensorSpec] = {}
+        for index in range(cuda_engine.num_io_tensors):
+            name = cuda_engine.get_tensor_name(index)
+            shape = tuple(None if size < 0 else int(size) for size in cuda_engine.get_tensor_shape(name))
+            is_input = cuda_engine.get_tensor_mode(name) == flavour.module.TensorIOMode.INPUT
+            spec = TensorSpec(name, shape, dtype_name(cuda_engine.get_tensor_dtype(name)))
+            (self.inputs if is_input else self.outputs)[name] = spec
         self.profiles = tuple(
             {name: _profile_shapes(cuda_engine, spec, index) for name, spec in self.inputs.items()}
             for index in range(cuda_engine.num_optimization_profiles)
@@ -87,17 +86,14 @@ class Engine:
             self._keep.pop()
 
     def __enter__(self) -> Self:
-        """Return the open engine."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the engine, whatever happened in the block."""
         self.close()
 
     def __repr__(self) -> str:
-        """Flavour, inputs and outputs in one line."""
         takes = ", ".join(f"{name} {spec.describe()}" for name, spec in self.inputs.items())
         gives = ", ".join(f"{name} {spec.describe()}" for name, spec in self.outputs.items())
         return f"<{self.flavour.title} engine: {takes} -> {gives}{' (closed)' if self._cuda_engine is None else ''}>"
@@ -127,8 +123,7 @@ def load_engine(path: PathLike, *, allow_host_code: bool = False) -> Engine:
             f"{path} is version-compatible and carries code that would run on this machine's processor; if you trust "
             "who built it, pass allow_host_code=True"
         )
-    gpu = require_gpu()
-    _check_gpu(path, flavour, gpu, manifest)
+    _check_gpu(path, flavour, require_gpu(), manifest)
     return _deserialize(path, data, flavour, manifest, allow_host_code)
 
 
@@ -142,6 +137,7 @@ def _read_plan(path: Path) -> tuple[bytes, PlanManifest | None]:
         raise EngineLoadError(f"{path} does not exist; build it with: workbench build model.onnx -o {path}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise EngineLoadError(f"{path} cannot be read ({error}); give the path of a plan") from error
+    damage = ""
     if not data:
         raise EngineLoadError(f"{path} is empty; {_rebuild(manifest, path)}")
     if manifest is None:
@@ -150,15 +146,11 @@ def _read_plan(path: Path) -> tuple[bytes, PlanManifest | None]:
             stacklevel=3,
         )
     elif len(data) != manifest.plan_bytes:
-        raise EngineLoadError(
-            f"{path} is damaged: got {len(data)} bytes, expected {manifest.plan_bytes}; copy it again, or "
-            f"{_rebuild(manifest, path)}"
-        )
+        damage = f"got {len(data)} bytes, expected {manifest.plan_bytes}; copy it again"
     elif hashlib.sha256(data).hexdigest() != manifest.plan_sha256:
-        raise EngineLoadError(
-            f"{path} is damaged: its bytes are not those of its manifest; copy both again, or "
-            f"{_rebuild(manifest, path)}"
-        )
+        damage = "its bytes are not those of its manifest; copy both again"
+    if damage:
+        raise EngineLoadError(f"{path} is damaged: {damage}, or {_rebuild(manifest, path)}")
     return data, manifest
 
 
@@ -169,24 +161,13 @@ def _loading_flavour(path: Path, data: bytes, manifest: PlanManifest | None) -> 
         if flavour.name == "tensorrt_rtx" and not data.startswith(RTX_MAGIC):
             raise EngineLoadError(f"{path} is not a plan of {flavour.title}; {_rebuild(None, path)}")
         return flavour
-    flavour = _matching_flavour(path, manifest)
-    if flavour.version != manifest.version and not manifest.version_compatible:
-        raise EngineLoadError(
-            f"{path} was built by version {manifest.version}, got {flavour.title}; install that version, or "
-            f"{_rebuild(manifest, path)}"
-        )
-    return flavour
-
-
-def _matching_flavour(path: Path, manifest: PlanManifest) -> Flavour:
     try:
-        return open_flavour(manifest.flavour)
+        flavour = open_flavour(manifest.flavour)
     except (BackendUnavailableError, InputError) as error:
         others = available_flavours()[0]
-        if manifest.version_compatible and manifest.flavour == "tensorrt":
-            for other in others:
-                if other.name == "tensorrt_lean":
-                    return other
+        lean = next((other for other in others if other.name == "tensorrt_lean"), None)
+        if lean is not None and manifest.version_compatible and manifest.flavour == "tensorrt":
+            return lean
         if not others:
             raise
         builder = next((other.name for other in others if other.can_build), "tensorrt_rtx")
@@ -194,6 +175,12 @@ def _matching_flavour(path: Path, manifest: PlanManifest) -> Flavour:
             f"{path} was built by {manifest.flavour} {manifest.version}, got {others[0].title}: plans are not "
             f"exchangeable; {_rebuild(manifest, path, builder)}"
         ) from error
+    if flavour.version != manifest.version and not manifest.version_compatible:
+        raise EngineLoadError(
+            f"{path} was built by version {manifest.version}, got {flavour.title}; install that version, or "
+            f"{_rebuild(manifest, path)}"
+        )
+    return flavour
 
 
 def _check_gpu(path: Path, flavour: Flavour, gpu: Gpu, manifest: PlanManifest | None) -> None:
@@ -233,21 +220,6 @@ def _deserialize(
     return Engine(flavour, cuda_engine, manifest, keep=(logger, runtime))
 
 
-def _describe_tensors(
-    flavour: Flavour, cuda_engine: "trt.ICudaEngine"
-) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
-    """Name, shape and dtype of each input and output, in the engine's order."""
-    inputs: dict[str, TensorSpec] = {}
-    outputs: dict[str, TensorSpec] = {}
-    for index in range(cuda_engine.num_io_tensors):
-        name = cuda_engine.get_tensor_name(index)
-        shape = tuple(None if size < 0 else int(size) for size in cuda_engine.get_tensor_shape(name))
-        spec = TensorSpec(name, shape, dtype_name(cuda_engine.get_tensor_dtype(name)))
-        is_input = cuda_engine.get_tensor_mode(name) == flavour.module.TensorIOMode.INPUT
-        (inputs if is_input else outputs)[name] = spec
-    return inputs, outputs
-
-
 def _profile_shapes(cuda_engine: "trt.ICudaEngine", spec: TensorSpec, index: int) -> tuple[Any, Any, Any]:
     if None not in spec.shape:
         return (spec.shape,) * 3
@@ -256,6 +228,5 @@ def _profile_shapes(cuda_engine: "trt.ICudaEngine", spec: TensorSpec, index: int
 
 
 def _rebuild(manifest: PlanManifest | None, path: Path, flavour: str = "") -> str:
-    if manifest is None:
-        return f"build it again: workbench build model.onnx -o {path}"
-    return f"build it again: {build_command(manifest, path, flavour=flavour)}"
+    plain = f"workbench build model.onnx -o {path}"
+    return f"build it again: {build_command(manifest, path, flavour=flavour) if manifest is not None else plain}"

@@ -1,7 +1,6 @@
 """GPU memory, pinned host memory, streams and graphs, from cuda-python or from pycuda, behind one interface."""
 
 import importlib
-import math
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -15,43 +14,31 @@ from numpy.typing import NDArray
 from workbench.core.driver import require_gpu
 from workbench.core.errors import BackendUnavailableError, DeviceError, DriverError, InputError
 
-MEMORIES = ("cuda-python", "pycuda")
-
 Bytes = NDArray[np.uint8]
 
 # Names of the CUDA runtime's errors, and the driver's words for the same, to what a reader can do.
 _NO_DRIVER = ("cudaErrorInsufficientDriver", "cudaErrorNoDevice")
 _NO_MEMORY = ("cudaErrorMemoryAllocation", "out of memory")
-_CONTEXT_LOST = (
-    "cudaErrorIllegalAddress",
-    "cudaErrorLaunchFailure",
-    "cudaErrorAssert",
-    "cudaErrorMisalignedAddress",
-    "cudaErrorHardwareStackError",
-    "cudaErrorIllegalInstruction",
-    "cudaErrorECCUncorrectable",
-    "illegal memory access",
-    "launch failure",
-    "misaligned address",
-    "device-side assert",
-)
+_CONTEXT_LOST: tuple[str, ...] = ("illegal memory access", "launch failure", "misaligned address", "device-side assert")
+_CONTEXT_LOST += ("cudaErrorIllegalAddress", "cudaErrorLaunchFailure", "cudaErrorAssert", "cudaErrorMisalignedAddress")
+_CONTEXT_LOST += ("cudaErrorHardwareStackError", "cudaErrorIllegalInstruction", "cudaErrorECCUncorrectable")
+
+_contexts: dict[int, Any] = {}
+_contexts_lock = threading.Lock()
 
 
 class DeviceMemory(ABC):
     """Memory and streams of one GPU. Every method but `active` is called inside `with memory.active():`.
 
     Attributes:
-        name: one of `MEMORIES`.
+        name: `"cuda-python"` or `"pycuda"`.
+        device_name: the GPU's name, as people know it.
         can_capture: whether it offers CUDA graphs.
     """
 
     name: str
+    device_name: str
     can_capture = False
-
-    @property
-    @abstractmethod
-    def device_name(self) -> str:
-        """The GPU's name, as people know it."""
 
     @abstractmethod
     def active(self) -> AbstractContextManager[None]:
@@ -97,11 +84,7 @@ class DeviceMemory(ABC):
         """Return (free, total) bytes of the GPU."""
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
-        """Record what `enqueue` puts on the stream, without running it, as a graph for `launch`.
-
-        Raises:
-            InputError: this back end offers no graphs.
-        """
+        """Record what `enqueue` puts on the stream, without running it, as a graph for `launch`."""
         raise InputError(f"{self.name} offers no CUDA graphs; use memory='cuda-python', or cuda_graph=False")
 
     def launch(self, graph: Any, stream: int) -> None:
@@ -123,12 +106,11 @@ def open_memory(name: str = "auto") -> DeviceMemory:
         BackendUnavailableError: the package, or a library it needs, is missing.
         DriverError: this machine has no NVIDIA driver, or no GPU.
     """
-    if name not in ("auto", *MEMORIES):
-        raise InputError(f"got memory={name!r}, expected 'auto', {', '.join(map(repr, MEMORIES))}")
-    if name != "auto":
-        return _OPENERS[name]()
+    openers: dict[str, Callable[[], DeviceMemory]] = {"cuda-python": _CudaPythonMemory, "pycuda": _PyCudaMemory}
+    if name not in ("auto", *openers):
+        raise InputError(f"got memory={name!r}, expected 'auto', {', '.join(map(repr, openers))}")
     missing = []
-    for opener in _OPENERS.values():
+    for opener in openers.values() if name == "auto" else (openers[name],):
         try:
             return opener()
         except DriverError:
@@ -142,12 +124,7 @@ class _PinnedOwner:
     """What the base of every view of a pinned area is; the area is freed after it."""
 
     def __init__(self, address: int, nbytes: int) -> None:
-        self.__array_interface__ = {
-            "shape": (nbytes,),
-            "typestr": "|u1",
-            "data": (address, False),
-            "version": 3,
-        }
+        self.__array_interface__ = {"shape": (nbytes,), "typestr": "|u1", "data": (address, False), "version": 3}
 
 
 def pinned_array(address: int, nbytes: int, free: Callable[[], None]) -> Bytes:
@@ -158,13 +135,8 @@ def pinned_array(address: int, nbytes: int, free: Callable[[], None]) -> Bytes:
     return np.asarray(owner)
 
 
-class CudaPythonMemory(DeviceMemory):
-    """The CUDA runtime through NVIDIA's cuda-python: the primary context, which frameworks use too.
-
-    Raises:
-        BackendUnavailableError: cuda-python is missing.
-        DriverError: no NVIDIA driver, or no GPU.
-    """
+class _CudaPythonMemory(DeviceMemory):
+    """The CUDA runtime through NVIDIA's cuda-python: the primary context, which frameworks use too."""
 
     name = "cuda-python"
     can_capture = True
@@ -173,15 +145,10 @@ class CudaPythonMemory(DeviceMemory):
         self._cuda = _import("cuda.bindings.runtime", "cuda-python", "pip install cuda-python")
         require_gpu()
         self._device = self._call("cudaGetDevice")
-
-    @property
-    def device_name(self) -> str:
-        """The GPU's name, as people know it."""
-        return _text(self._call("cudaGetDeviceProperties", self._device).name)
+        self.device_name = _text(self._call("cudaGetDeviceProperties", self._device).name)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Make this GPU current in the calling thread, and put back afterwards what was current before."""
         before = self._call("cudaGetDevice")
         if before == self._device:
             yield
@@ -193,48 +160,42 @@ class CudaPythonMemory(DeviceMemory):
             self._call("cudaSetDevice", before)
 
     def allocate_pinned(self, nbytes: int) -> Bytes:
-        """Return page-locked host memory as an (nbytes,) uint8 array."""
         flags = self._cuda.cudaHostAllocDefault
         address = self._call("cudaHostAlloc", nbytes, flags, about=_size_text(nbytes, "pinned host memory"))
         return pinned_array(int(address), nbytes, lambda: self._free_pinned(address))
 
+    def _free_pinned(self, address: Any) -> None:
+        with suppress(DeviceError, DriverError), self.active():
+            self._call("cudaFreeHost", address)
+
     def allocate(self, nbytes: int) -> int:
-        """Return the address of new device memory."""
         return int(self._call("cudaMalloc", nbytes, about=_size_text(nbytes, "GPU memory")))
 
     def free(self, address: int) -> None:
-        """Give device memory back."""
         self._call("cudaFree", address)
 
     def create_stream(self) -> int:
-        """Return a new stream that does not wait for the default stream."""
         return int(self._call("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking))
 
     def destroy_stream(self, stream: int) -> None:
-        """Give a stream back."""
         self._call("cudaStreamDestroy", stream)
 
     def copy_to_device(self, address: int, host: Bytes, nbytes: int, stream: int) -> None:
-        """Queue a copy of the first `nbytes` of pinned memory; it runs later."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, host.ctypes.data, nbytes, kind, stream)
 
     def copy_to_host(self, host: Bytes, address: int, nbytes: int, stream: int) -> None:
-        """Queue a copy into the first `nbytes` of pinned memory."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", host.ctypes.data, address, nbytes, kind, stream)
 
     def synchronize(self, stream: int) -> None:
-        """Wait for everything queued on a stream; errors of that work are raised here."""
         self._call("cudaStreamSynchronize", stream)
 
     def memory_info(self) -> tuple[int, int]:
-        """Return (free, total) bytes of the GPU."""
         free, total = self._call("cudaMemGetInfo")
         return int(free), int(total)
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> Any:
-        """Record what `enqueue` puts on the stream, without running it."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal  # other threads go on allocating
         self._call("cudaStreamBeginCapture", stream, mode)
         try:
@@ -250,16 +211,10 @@ class CudaPythonMemory(DeviceMemory):
             self._call("cudaGraphDestroy", graph)
 
     def launch(self, graph: Any, stream: int) -> None:
-        """Queue everything that a graph recorded."""
         self._call("cudaGraphLaunch", graph, stream)
 
     def destroy_graph(self, graph: Any) -> None:
-        """Give a graph back."""
         self._call("cudaGraphExecDestroy", graph)
-
-    def _free_pinned(self, address: Any) -> None:
-        with suppress(DeviceError, DriverError), self.active():
-            self._call("cudaFreeHost", address)
 
     def _call(self, function: str, *arguments: Any, about: str = "") -> Any:
         """Call the CUDA runtime; return what it gives besides the error code."""
@@ -269,19 +224,15 @@ class CudaPythonMemory(DeviceMemory):
             name, text = (
                 _text(getattr(self._cuda, ask)(error)[1]) for ask in ("cudaGetErrorName", "cudaGetErrorString")
             )
-            raise device_error(function, f"{name} ({int(error)}), {text}", about)
+            raise _device_error(function, f"{name} ({int(error)}), {text}", about)
         return values[0] if len(values) == 1 else values
 
 
-class PyCudaMemory(DeviceMemory):
+class _PyCudaMemory(DeviceMemory):
     """The CUDA driver through pycuda, as in the original tutorial, but on the primary context.
 
     `import pycuda.autoinit` makes a context of its own, in which TensorFlow, PyTorch and TensorRT do not live;
     here the primary context is retained once and pushed for each call, so any thread may call.
-
-    Raises:
-        BackendUnavailableError: pycuda is missing.
-        DriverError: no NVIDIA driver, or no GPU.
     """
 
     name = "pycuda"
@@ -291,104 +242,73 @@ class PyCudaMemory(DeviceMemory):
             "pycuda.driver", "pycuda", "pip install pycuda (it is compiled here and needs nvcc), or use cuda-python"
         )
         require_gpu()
-        with self._translated("cuInit"):
-            self._cuda.init()
-            self._context = _primary_context(self._cuda)
+        self._call("cuInit", self._cuda.init)
+        with _contexts_lock:
+            if 0 not in _contexts:  # once per process, for pycuda keeps the thread that made it
+                _contexts[0] = self._call("cuInit", lambda: self._cuda.Device(0).retain_primary_context())
+        self._context = _contexts[0]
+        self.device_name = str(self._call("cuDeviceGetName", lambda: self._cuda.Device(0).name()))
         self._allocations: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
 
-    @property
-    def device_name(self) -> str:
-        """The GPU's name, as people know it."""
-        with self._translated("cuDeviceGetName"):
-            return str(self._cuda.Device(0).name())
-
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Push the primary context in the calling thread, and pop it afterwards."""
-        with self._translated("cuCtxPushCurrent"):
-            self._context.push()
+        self._call("cuCtxPushCurrent", self._context.push)
         try:
             yield
         finally:
             self._cuda.Context.pop()
 
     def allocate_pinned(self, nbytes: int) -> Bytes:
-        """Return page-locked host memory as an (nbytes,) uint8 array."""
-        with self._translated("cuMemHostAlloc", _size_text(nbytes, "pinned host memory")):
-            area = self._cuda.pagelocked_empty(nbytes, np.uint8)
+        about = _size_text(nbytes, "pinned host memory")
+        area = self._call("cuMemHostAlloc", self._cuda.pagelocked_empty, nbytes, np.uint8, about=about)
         return pinned_array(area.ctypes.data, nbytes, lambda: self._free_pinned(area.base))
 
+    def _free_pinned(self, allocation: Any) -> None:
+        with suppress(DeviceError, DriverError), self.active():
+            self._call("cuMemFreeHost", allocation.free)
+
     def allocate(self, nbytes: int) -> int:
-        """Return the address of new device memory."""
-        with self._translated("cuMemAlloc", _size_text(nbytes, "GPU memory")):
-            allocation = self._cuda.mem_alloc(nbytes)
+        allocation = self._call("cuMemAlloc", self._cuda.mem_alloc, nbytes, about=_size_text(nbytes, "GPU memory"))
         self._allocations[int(allocation)] = allocation
         return int(allocation)
 
     def free(self, address: int) -> None:
-        """Give device memory back."""
-        with self._translated("cuMemFree"):
-            self._allocations.pop(address).free()
+        self._call("cuMemFree", self._allocations.pop(address).free)
 
     def create_stream(self) -> int:
-        """Return a new stream that does not wait for the default stream."""
-        with self._translated("cuStreamCreate"):
-            stream = self._cuda.Stream(1)  # CU_STREAM_NON_BLOCKING of cuda.h
+        stream = self._call("cuStreamCreate", self._cuda.Stream, 1)  # CU_STREAM_NON_BLOCKING of cuda.h
         self._streams[int(stream.handle)] = stream
         return int(stream.handle)
 
     def destroy_stream(self, stream: int) -> None:
-        """Give a stream back."""
         del self._streams[stream]  # pycuda destroys it with its object
 
     def copy_to_device(self, address: int, host: Bytes, nbytes: int, stream: int) -> None:
-        """Queue a copy of the first `nbytes` of pinned memory; it runs later."""
-        with self._translated("cuMemcpyHtoDAsync"):
-            self._cuda.memcpy_htod_async(address, host[:nbytes], self._streams[stream])
+        copy = self._cuda.memcpy_htod_async
+        self._call("cuMemcpyHtoDAsync", copy, address, host[:nbytes], self._streams[stream])
 
     def copy_to_host(self, host: Bytes, address: int, nbytes: int, stream: int) -> None:
-        """Queue a copy into the first `nbytes` of pinned memory."""
-        with self._translated("cuMemcpyDtoHAsync"):
-            self._cuda.memcpy_dtoh_async(host[:nbytes], address, self._streams[stream])
+        copy = self._cuda.memcpy_dtoh_async
+        self._call("cuMemcpyDtoHAsync", copy, host[:nbytes], address, self._streams[stream])
 
     def synchronize(self, stream: int) -> None:
-        """Wait for everything queued on a stream; errors of that work are raised here."""
-        with self._translated("cuStreamSynchronize"):
-            self._streams[stream].synchronize()
+        self._call("cuStreamSynchronize", self._streams[stream].synchronize)
 
     def memory_info(self) -> tuple[int, int]:
-        """Return (free, total) bytes of the GPU."""
-        with self._translated("cuMemGetInfo"):
-            free, total = self._cuda.mem_get_info()
+        free, total = self._call("cuMemGetInfo", self._cuda.mem_get_info)
         return int(free), int(total)
 
-    def _free_pinned(self, allocation: Any) -> None:
-        with suppress(DeviceError, DriverError), self.active(), self._translated("cuMemFreeHost"):
-            allocation.free()
-
-    @contextmanager
-    def _translated(self, function: str, about: str = "") -> Iterator[None]:
-        """Turn an error of pycuda into ours."""
+    def _call(self, function: str, call: Callable[..., Any], *arguments: Any, about: str = "") -> Any:
+        """Call pycuda, and turn its error into ours."""
         try:
-            yield
+            return call(*arguments)
         except self._cuda.Error as error:
-            raise device_error(function, f"{type(error).__name__}, {error}", about) from error
+            raise _device_error(function, f"{type(error).__name__}, {error}", about) from error
 
 
-_OPENERS: dict[str, Callable[[], DeviceMemory]] = {"cuda-python": CudaPythonMemory, "pycuda": PyCudaMemory}
-_contexts: dict[int, Any] = {}
-_contexts_lock = threading.Lock()
-
-
-def device_error(function: str, problem: str, about: str = "") -> DeviceError | DriverError:
-    """Make the error for a failed CUDA call: which call, CUDA's name and text for it, and what to do.
-
-    Args:
-        function: the CUDA function that returned it; work queued before may be the cause.
-        problem: CUDA's name and text of the error.
-        about: what was asked for, such as `"2 GiB of GPU memory"`.
-    """
+def _device_error(function: str, problem: str, about: str = "") -> DeviceError | DriverError:
+    """Make the error for a failed CUDA call: which call, CUDA's name and text for it, and what to do."""
     if any(name in problem for name in _NO_DRIVER):
         return DriverError(f"{function} found no usable NVIDIA driver or GPU: {problem}; check nvidia-smi")
     if any(name in problem for name in _NO_MEMORY):
@@ -424,32 +344,14 @@ def numpy_dtype(name: str) -> np.dtype:
     )
 
 
-def tensor_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
-    """Bytes of a dense tensor.
-
-    >>> tensor_bytes((2, 3), np.dtype("float16"))
-    12
-    """
-    return math.prod(shape) * dtype.itemsize
-
-
-def _primary_context(cuda: Any) -> Any:
-    """Retain the primary context of the first visible GPU once per process; pycuda keeps the thread that made it."""
-    with _contexts_lock:
-        if 0 not in _contexts:
-            _contexts[0] = cuda.Device(0).retain_primary_context()
-        return _contexts[0]
-
-
 def _import(module: str, package: str, install: str) -> Any:
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise BackendUnavailableError(f"{package} is not installed ({error}); run: {install}") from error
     except (ImportError, OSError) as error:
-        raise BackendUnavailableError(
-            f"{package} is installed, but a library it needs is missing ({error}); run again: {install}"
-        ) from error
+        missing = isinstance(error, ModuleNotFoundError)
+        state = "is not installed" if missing else "is installed, but a library it needs is missing"
+        again = "" if missing else " again"
+        raise BackendUnavailableError(f"{package} {state} ({error}); run{again}: {install}") from error
 
 
 def _size_text(nbytes: int, what: str) -> str:

@@ -1,14 +1,14 @@
-"""What TensorRT's parser is known to refuse, for machines without TensorRT. These are rules, not the parser's word.
+"""Ask TensorRT's parser about a network, and tell what it says about each node.
 
+On machines without TensorRT rules answer instead: what the parser is known to refuse. They are not the parser's word.
 Each was seen to be refused by the parser of TensorRT-RTX 1.7.1; what no rule finds may be refused all the same.
 """
 
-import html
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,82 +16,25 @@ import onnx
 from onnx import TensorProto
 
 from workbench.core.errors import BackendUnavailableError, EngineBuildError
-from workbench.core.report import Cells, count, html_table, text_table
+from workbench.core.report import Report, Status, Table, count
 from workbench.engine.child import known_fix
-from workbench.engine.process import run_parser
+from workbench.engine.plan import MAX_RANK
+from workbench.engine.process import run_child
 from workbench.engine.tensorrt_api import dtype_name, open_flavour
 from workbench.onnx_graph.edit import STANDARD, attribute, constants, real_inputs
 from workbench.onnx_graph.file import check, read
 
-REFUSED_OPERATORS = frozenset(
+_REFUSED_OPERATORS = frozenset(
     {"Det", "Unique", "NonZero", "MaxUnpool", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Compress", "DFT"}
     | {"SequenceConstruct", "SequenceAt", "SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement"}
     | {"ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "RoiAlign", "DeformConv", "StringNormalizer"}
 )
-REFUSED_TYPES = frozenset(
+_REFUSED_TYPES = frozenset(
     {TensorProto.STRING, TensorProto.COMPLEX64, TensorProto.COMPLEX128, TensorProto.INT16, TensorProto.UINT16}
     | {TensorProto.UINT32, TensorProto.UINT64}
 )
-OTHER_DOMAINS = frozenset({"com.microsoft"})
-"""Domains of which the parser takes some operators."""
-
-LARGEST_RANK = 8
-
-
-def refused_ends(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
-    """The inputs and outputs whose type or rank TensorRT does not have.
-
-    Yields:
-        (name, what it is, such as `"int16"` or `"of 9 axes"`).
-    """
-    for value in (*real_inputs(model.graph), *model.graph.output):
-        tensor = value.type.tensor_type
-        if tensor.elem_type in REFUSED_TYPES:
-            yield value.name, TensorProto.DataType.Name(tensor.elem_type).lower()
-        elif len(tensor.shape.dim) > LARGEST_RANK:
-            yield value.name, f"of {len(tensor.shape.dim)} axes"
-
-
-def refused_node(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> str:
-    """Why the parser is known to refuse a node, one clause; an empty text where no rule speaks against it."""
-    if node.domain not in (*STANDARD, *OTHER_DOMAINS):
-        return f"the domain {node.domain} is not ONNX's"
-    if node.op_type in REFUSED_OPERATORS and node.domain in STANDARD:
-        return "the parser does not have this operator"
-    if node.op_type == "Resize":
-        return _refused_resize(node)
-    if node.op_type == "MaxPool" and (any(node.output[1:]) or set(attribute(node, "dilations", [1])) != {1}):
-        return "indices and dilations of a MaxPool are refused"
-    if node.op_type == "BatchNormalization" and (attribute(node, "training_mode", 0) or any(node.output[1:])):
-        return "it is in training mode"
-    mode = node.input[2] if node.op_type == "Dropout" and len(node.input) > 2 else ""
-    if mode in known and onnx.numpy_helper.to_array(known[mode]).any():
-        return "it is in training mode"
-    return ""
-
-
-def refused_nodes(model: onnx.ModelProto) -> Iterator[tuple[int, onnx.NodeProto, str]]:
-    """Number, node and reason of every node that a rule speaks against."""
-    known = constants(model.graph)
-    functions = {(function.domain, function.name) for function in model.functions}
-    for index, node in enumerate(model.graph.node):
-        reason = "" if (node.domain, node.op_type) in functions else refused_node(node, known)
-        if reason:
-            yield index, node, reason
-
-
-def _refused_resize(node: onnx.NodeProto) -> str:
-    mode = attribute(node, "coordinate_transformation_mode", b"half_pixel")
-    if attribute(node, "antialias", 0):
-        return "it antialiases"
-    if mode == b"tf_half_pixel_for_nn" and attribute(node, "nearest_mode") != b"round_prefer_floor":
-        return "tf_half_pixel_for_nn is taken with round_prefer_floor only"
-    return f"{mode.decode()} is refused" if mode in (b"tf_crop_and_resize", b"half_pixel_symmetric") else ""
-
-
-HEADINGS = ("node", "operator", "what the parser said", "what helps")
+_OTHER_DOMAINS = ("com.microsoft",)  # the parser takes some of their operators
 _WORDS = re.compile(r'&& "([^"]+)"$')
-RULE_HEADINGS = ("node", "operator", "what a rule of this package says", "what helps")
 
 
 @dataclass(frozen=True)
@@ -116,7 +59,7 @@ class RefusedNode:
 
 
 @dataclass(frozen=True)
-class ParserAnswer:
+class ParserAnswer(Report):
     """What TensorRT's parser says about a network.
 
     Attributes:
@@ -154,29 +97,26 @@ class ParserAnswer:
         operators = ", ".join(dict.fromkeys(node.operator or node.name for node in self.refused))
         return f"{name}: the parser of {self.flavour} refuses {count(len(self.refused), 'part')} of it: {operators}."
 
-    def to_text(self) -> str:
-        """Write the verdict, each refused node with its reason, and what is taken."""
-        table = text_table(self._headings(), self._rows()) if self.refused else []
-        return "\n".join([self.verdict, *table, *self._remarks()]) + "\n"
+    @property
+    def status(self) -> Status:
+        """`"inconclusive"` where nobody could be asked."""
+        return "inconclusive" if self.accepted is None else "pass" if self.accepted else "fail"
 
-    def _repr_html_(self) -> str:
-        table = html_table(self._headings(), self._rows()) if self.refused else ""
-        remarks = "".join(f'<div style="opacity:.8">{html.escape(text)}</div>' for text in self._remarks())
-        return f'<div style="color:inherit"><b>{html.escape(self.verdict)}</b>{table}{remarks}</div>'
-
-    def _headings(self) -> Cells:
-        return RULE_HEADINGS if self.accepted is None else HEADINGS
-
-    def _rows(self) -> list[Cells]:
-        return [
+    def _tables(self) -> list[Table]:
+        speaker = "what a rule of this package says" if self.accepted is None else "what the parser said"
+        rows = [
             (" in ".join([node.name, *reversed(node.inside)]), node.operator or "-", node.reason, node.help or "-")
             for node in self.refused
         ]
+        return [Table(("node", "operator", speaker, "what helps"), rows)] if rows else []
 
     def _remarks(self) -> list[str]:
         taken = ", ".join(f"{number} {name}" for name, number in self.operators.items())
         word = "nothing speaks against" if self.accepted is not True else "taken"
         return [*([f"{word}: {taken}"] if taken else []), *self.notes]
+
+    def _content(self) -> dict[str, Any]:
+        return {"passed": self.passed, "verdict": self.verdict, **asdict(self), "path": str(self.path)}
 
 
 def ask_parser(
@@ -210,7 +150,7 @@ def ask_parser(
         return _without_parser(path, model, str(error))
     request = {"onnx_path": str(path.resolve()), "flavour": chosen.name}
     try:
-        facts = run_parser(request, title=f"parse {path.name}", progress=progress, timeout_s=timeout_s)
+        facts = run_child(request, "parser", title=f"parse {path.name}", progress=progress, timeout_s=timeout_s)
     except EngineBuildError as error:
         return ParserAnswer(path, chosen.title, False, problem=str(error))
     return _answer(path, chosen.title, model, facts)
@@ -222,73 +162,82 @@ def _answer(path: Path, flavour: str, model: onnx.ModelProto, facts: Mapping[str
     accepted = bool(facts["parsed"] and facts["layers"] and facts["outputs"])
     found = f"{count(sum(facts['layers'].values()), 'layer')} and {count(facts['outputs'], 'output')}"
     problem = f"it says yes and found {found}" if facts["parsed"] else "it says no and gives no reason"
-    blamed = {error["node"] for error in errors}  # of the whole network, also for a node inside another
-    operators = _operators(model, blamed)
-    notes = [*_stopped(errors), *_changed_types(model, facts["types"])]
-    return ParserAnswer(
-        path,
-        flavour,
-        accepted,
-        refused,
-        operators,
-        facts["layers"],
-        "" if accepted or refused else problem,
-        tuple(notes),
-    )
+    problem = "" if accepted or refused else problem
+    operators = _operators(model, [error["node"] for error in errors])  # of the whole network, also inside another
+    # The parser first looks at every node alone, then reads them in order and stops at the first that fails.
+    stops = [error["name"] or error["operator"] for error in errors if error["code"].startswith("INVALID")]
+    notes = [f"the parser stopped at {name}: ask again when that node is mended" for name in stops[-1:]]
+    for value in (*model.graph.input, *model.graph.output):
+        declared = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+        taken = dtype_name(facts["types"][value.name]) if value.name in facts["types"] else declared
+        if taken != declared:
+            notes.append(f"{value.name} is {declared} in the file, TensorRT makes it {taken}")
+    return ParserAnswer(path, flavour, accepted, refused, operators, facts["layers"], problem, tuple(notes))
 
 
 def _refused(error: Mapping[str, Any], model: onnx.ModelProto) -> RefusedNode:
     name, operator, inside = error["name"], error["operator"], tuple(error["inside"])
     if not operator:
-        ends = ", ".join(f"{end} ({what})" for end, what in refused_ends(model))
+        ends = ", ".join(f"{end} ({what})" for end, what in _refused_ends(model))
         name = ends or "the network"
     elif not name and not inside and 0 <= error["node"] < len(model.graph.node):
         name = model.graph.node[error["node"]].output[0]
     said, code = error["said"], error["code"]
+    words = _WORDS.search(said)  # in a failed condition of the parser's source
     help_text = known_fix(f"({operator}): {said} [{code}]")
-    return RefusedNode(name or "a node without a name", operator, _in_words(said), code, help_text, inside)
-
-
-def _in_words(said: str) -> str:
-    """The words in a failed condition of the parser's source, or all of it where it has none.
-
-    >>> _in_words('(dilations[i] == 1) && "TensorRT does not support dilations other than 1."')
-    'TensorRT does not support dilations other than 1.'
-    """
-    words = _WORDS.search(said)
-    return words[1] if words else said
-
-
-def _operators(model: onnx.ModelProto, without: Iterable[int]) -> dict[str, int]:
-    left_out = set(without)
-    counts = Counter(node.op_type for index, node in enumerate(model.graph.node) if index not in left_out)
-    return dict(counts.most_common())
-
-
-def _stopped(errors: list[dict[str, Any]]) -> list[str]:
-    """The parser first looks at every node alone, then reads them in order and stops at the first that fails."""
-    stops = [error for error in errors if error["code"].startswith("INVALID")]
-    if not stops:
-        return []
-    return [f"the parser stopped at {stops[-1]['name'] or stops[-1]['operator']}: ask again when that node is mended"]
-
-
-def _changed_types(model: onnx.ModelProto, types: Mapping[str, str]) -> list[str]:
-    """Inputs and outputs that TensorRT silently gives another type than the file has."""
-    notes = []
-    for value in (*model.graph.input, *model.graph.output):
-        declared = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
-        taken = dtype_name(types[value.name]) if value.name in types else declared
-        if taken != declared:
-            notes.append(f"{value.name} is {declared} in the file, TensorRT makes it {taken}")
-    return notes
+    return RefusedNode(name or "a node without a name", operator, words[1] if words else said, code, help_text, inside)
 
 
 def _without_parser(path: Path, model: onnx.ModelProto, problem: str) -> ParserAnswer:
-    found = list(refused_nodes(model))
-    refused = [RefusedNode(name, "", f"TensorRT has no tensor {what}") for name, what in refused_ends(model)]
-    for _, node, reason in found:
-        help_text = known_fix(f"({node.op_type}): {reason} [UNSUPPORTED_NODE]")
-        refused.append(RefusedNode(node.name or node.output[0], node.op_type, reason, help=help_text))
-    operators = _operators(model, [index for index, _, _ in found])
-    return ParserAnswer(path, "", None, tuple(refused), operators, problem=problem)
+    refused = [RefusedNode(name, "", f"TensorRT has no tensor {what}") for name, what in _refused_ends(model)]
+    known, blamed = constants(model.graph), []
+    functions = {(function.domain, function.name) for function in model.functions}
+    for index, node in enumerate(model.graph.node):
+        reason = "" if (node.domain, node.op_type) in functions else _refused_node(node, known)
+        if reason:
+            blamed.append(index)
+            help_text = known_fix(f"({node.op_type}): {reason} [UNSUPPORTED_NODE]")
+            refused.append(RefusedNode(node.name or node.output[0], node.op_type, reason, help=help_text))
+    return ParserAnswer(path, "", None, tuple(refused), _operators(model, blamed), problem=problem)
+
+
+def _operators(model: onnx.ModelProto, without: Collection[int]) -> dict[str, int]:
+    counts = Counter(node.op_type for index, node in enumerate(model.graph.node) if index not in without)
+    return dict(counts.most_common())
+
+
+def _refused_ends(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """The inputs and outputs whose type or rank TensorRT does not have, such as `"int16"` or `"of 9 axes"`."""
+    for value in (*real_inputs(model.graph), *model.graph.output):
+        tensor = value.type.tensor_type
+        if tensor.elem_type in _REFUSED_TYPES:
+            yield value.name, TensorProto.DataType.Name(tensor.elem_type).lower()
+        elif len(tensor.shape.dim) > MAX_RANK:
+            yield value.name, f"of {len(tensor.shape.dim)} axes"
+
+
+def _refused_node(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> str:
+    """Why the parser is known to refuse a node, one clause; an empty text where no rule speaks against it."""
+    if node.domain not in (*STANDARD, *_OTHER_DOMAINS):
+        return f"the domain {node.domain} is not ONNX's"
+    if node.op_type in _REFUSED_OPERATORS and node.domain in STANDARD:
+        return "the parser does not have this operator"
+    if node.op_type == "Resize":
+        return _refused_resize(node)
+    if node.op_type == "MaxPool" and (any(node.output[1:]) or set(attribute(node, "dilations", [1])) != {1}):
+        return "indices and dilations of a MaxPool are refused"
+    if node.op_type == "BatchNormalization" and (attribute(node, "training_mode", 0) or any(node.output[1:])):
+        return "it is in training mode"
+    mode = node.input[2] if node.op_type == "Dropout" and len(node.input) > 2 else ""
+    if mode in known and onnx.numpy_helper.to_array(known[mode]).any():
+        return "it is in training mode"
+    return ""
+
+
+def _refused_resize(node: onnx.NodeProto) -> str:
+    mode = attribute(node, "coordinate_transformation_mode", b"half_pixel")
+    if attribute(node, "antialias", 0):
+        return "it antialiases"
+    if mode == b"tf_half_pixel_for_nn" and attribute(node, "nearest_mode") != b"round_prefer_floor":
+        return "tf_half_pixel_for_nn is taken with round_prefer_floor only"
+    return f"{mode.decode()} is refused" if mode in (b"tf_crop_and_resize", b"half_pixel_symmetric") else ""

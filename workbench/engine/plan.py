@@ -1,4 +1,7 @@
-"""What a built engine is on disk: the plan's bytes, and a manifest that says where it may be loaded."""
+"""What a built engine is on disk: the plan's bytes, and a manifest that says where it may be loaded.
+
+The profiles in it are the shapes that each dynamic input may have: the smallest, the most usual and the largest.
+"""
 
 import json
 import mmap
@@ -12,9 +15,14 @@ from typing import Any
 from workbench.core.contract import TensorSpec
 from workbench.core.errors import EngineLoadError, InputError
 
+PathLike = str | os.PathLike[str]
 Shape = tuple[int, ...]
-Profile = dict[str, tuple[Shape, Shape, Shape]]
+Shapes = tuple[Shape, Shape, Shape]
+Profile = dict[str, Shapes]
 
+ROLES = ("min", "opt", "max")
+DEFAULT_BATCH = (1, 4, 8)
+MAX_RANK = 8  # TensorRT's Dims.MAX_DIMS, the same in 10, 11 and RTX
 RTX_MAGIC = b"vtrt"  # how every plan of TensorRT-RTX 1.7 starts; seen in the plans it builds
 
 
@@ -88,13 +96,14 @@ class PlanManifest:
             EngineLoadError: the text is not a manifest.
         """
         try:
-            values = json.loads(text)
             known = {entry.name for entry in fields(cls)}
-            values = {name: value for name, value in values.items() if name in known}
+            values = {name: value for name, value in json.loads(text).items() if name in known}
+            values |= {name: tuple(values.get(name, ())) for name in ("kernels", "kept")}
             values["targets"] = tuple(values["targets"])
-            values["kernels"] = tuple(values.get("kernels", ()))
-            values["kept"] = tuple(values.get("kept", ()))
-            values["profiles"] = tuple(_read_profile(profile) for profile in values["profiles"])
+            values["profiles"] = tuple(
+                {name: (tuple(low), tuple(usual), tuple(high)) for name, (low, usual, high) in profile.items()}
+                for profile in values["profiles"]
+            )
             manifest = cls(**values)
             if not all(isinstance(value, str) for value in (manifest.flavour, manifest.version, manifest.plan_sha256)):
                 raise TypeError("flavour, version and plan_sha256 must be text")
@@ -118,26 +127,13 @@ class Plan:
     manifest: PlanManifest
 
 
-def manifest_path(path: str | os.PathLike[str]) -> Path:
+def manifest_path(path: PathLike) -> Path:
     """Return where the manifest of a plan lies.
 
     >>> manifest_path("engines/resnet50.plan").as_posix()
     'engines/resnet50.plan.json'
     """
     return Path(f"{os.fspath(path)}.json")
-
-
-def _read_profile(profile: Mapping[str, Any]) -> Profile:
-    read = {}
-    for name, (smallest, usual, largest) in profile.items():
-        read[name] = (tuple(smallest), tuple(usual), tuple(largest))
-    return read
-
-
-DEFAULT_BATCH = (1, 4, 8)
-MAX_RANK = 8  # TensorRT's Dims.MAX_DIMS, the same in 10, 11 and RTX
-
-_ROLES = ("min", "opt", "max")
 
 
 def resolve_profile(
@@ -160,11 +156,10 @@ def resolve_profile(
     >>> resolve_profile({"x": TensorSpec("x", (None, 3), "float32")})
     {'x': ((1, 3), (4, 3), (8, 3))}
     """
-    wanted = {**_fixed_shapes(specs, shape), **_given_shapes(profile)}
-    if shape is not None and profile is not None:
-        double = sorted(set(_fixed_shapes(specs, shape)) & set(_given_shapes(profile)))
-        if double:
-            raise InputError(f"input {double[0]!r} has both a shape and a profile; give one of them")
+    fixed, given = _fixed_shapes(specs, shape), _given_shapes(profile)
+    for name in sorted(set(fixed) & set(given)):
+        raise InputError(f"input {name!r} has both a shape and a profile; give one of them")
+    wanted = fixed | given
     for name in wanted:
         if name not in specs:
             raise InputError(f"the profile names {name!r}, expected an input of the network: {', '.join(specs)}")
@@ -177,7 +172,7 @@ def resolve_profile(
     return resolved
 
 
-def parse_profile(words: Sequence[str]) -> dict[str, tuple[Shape, Shape, Shape]]:
+def parse_profile(words: Sequence[str]) -> dict[str, Shapes]:
     """Read a profile from command line words.
 
     Args:
@@ -208,39 +203,37 @@ def profile_text(profile: Profile) -> str:
     """
     lines = []
     for name, shapes in profile.items():
-        sizes = [f"{role} {shape_text(shape)}" for role, shape in zip(_ROLES, shapes, strict=True)]
+        sizes = [f"{role} {shape_text(shape)}" for role, shape in zip(ROLES, shapes, strict=True)]
         lines.append(f"{name}: {', '.join(sizes)}")
     return "\n".join(lines) or "every shape is fixed, no profile is needed"
 
 
-def shape_text(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int], mark: str = "x") -> str:
     """Write a shape the way TensorRT's tools do.
 
     >>> shape_text((1, 3, 224, 224))
     '1x3x224x224'
     """
-    return "x".join(str(size) for size in shape)
+    return mark.join(map(str, shape))
 
 
-def _fixed_shapes(specs: Mapping[str, TensorSpec], shape: Any) -> dict[str, tuple[Shape, Shape, Shape]]:
+def _fixed_shapes(specs: Mapping[str, TensorSpec], shape: Any) -> Profile:
     if shape is None:
         return {}
     if not isinstance(shape, Mapping):
         if len(specs) != 1:
             raise InputError(
-                f"got one shape for {len(specs)} inputs, expected a dict of shapes by name: {_list(specs)}"
+                f"got one shape for {len(specs)} inputs, expected a dict of shapes by name: {', '.join(specs)}"
             )
         shape = {next(iter(specs)): shape}
     return {name: (_shape(name, sizes),) * 3 for name, sizes in shape.items()}
 
 
-def _given_shapes(profile: Any) -> dict[str, tuple[Shape, Shape, Shape]]:
-    if profile is None:
-        return {}
-    if not isinstance(profile, Mapping):
+def _given_shapes(profile: Any) -> Profile:
+    if not isinstance(profile, Mapping | None):
         raise InputError(f"got {type(profile).__name__} as the profile, expected a dict: input name to (min, opt, max)")
     given = {}
-    for name, shapes in profile.items():
+    for name, shapes in (profile or {}).items():
         if isinstance(shapes, str) or not isinstance(shapes, Sequence) or len(shapes) != 3:
             raise InputError(f"the profile of {name!r} is {shapes!r}, expected three shapes: (min, opt, max)")
         given[name] = (_shape(name, shapes[0]), _shape(name, shapes[1]), _shape(name, shapes[2]))
@@ -254,25 +247,23 @@ def _shape(name: str, sizes: Any) -> Shape:
         shape = ("",)
     if not all(hasattr(size, "__index__") and not isinstance(size, bool) for size in shape):
         raise InputError(f"the shape of {name!r} is {sizes!r}, expected whole numbers such as (4, 3, 224, 224)")
-    return tuple(int(size) for size in shape)
+    return tuple(map(int, shape))
 
 
-def _default_shapes(spec: TensorSpec) -> tuple[Shape, Shape, Shape]:
+def _default_shapes(spec: TensorSpec) -> Shapes:
     """Open batches get `DEFAULT_BATCH`; any other open axis is for the caller to decide."""
-    open_axes = [axis for axis, size in enumerate(spec.shape) if size is None]
-    if any(axis > 0 for axis in open_axes):
-        raise InputError(
-            f"input {spec.name!r} is {spec.describe()}: axis {open_axes[-1]} is open; say how large it gets with "
-            f"profile={{{spec.name!r}: (min, opt, max)}}, or fix it with shape="
-        )
-    smallest, usual, largest = (
-        tuple(batch if size is None else size for size in spec.shape) for batch in DEFAULT_BATCH
-    )
-    return smallest, usual, largest
+    for axis in reversed(range(1, len(spec.shape))):
+        if spec.shape[axis] is None:
+            raise InputError(
+                f"input {spec.name!r} is {spec.describe()}: axis {axis} is open; say how large it gets with "
+                f"profile={{{spec.name!r}: (min, opt, max)}}, or fix it with shape="
+            )
+    low, usual, high = (tuple(batch if size is None else size for size in spec.shape) for batch in DEFAULT_BATCH)
+    return low, usual, high
 
 
-def _check_shapes(spec: TensorSpec, shapes: tuple[Shape, Shape, Shape]) -> None:
-    for role, shape in zip(_ROLES, shapes, strict=True):
+def _check_shapes(spec: TensorSpec, shapes: Shapes) -> None:
+    for role, shape in zip(ROLES, shapes, strict=True):
         if len(shape) != len(spec.shape):
             raise InputError(f"{role} of {spec.name!r} is {shape}, expected {len(spec.shape)} axes: {spec.describe()}")
         for axis, (got, fixed) in enumerate(zip(shape, spec.shape, strict=True)):
@@ -286,7 +277,3 @@ def _check_shapes(spec: TensorSpec, shapes: tuple[Shape, Shape, Shape]) -> None:
                 f"axis {axis} of {spec.name!r} is min {sizes[0]}, opt {sizes[1]}, max {sizes[2]}; "
                 "expected min <= opt <= max"
             )
-
-
-def _list(specs: Mapping[str, TensorSpec]) -> str:
-    return ", ".join(specs)

@@ -1,4 +1,4 @@
-"""The one door to tensorrt, tensorrt_rtx and tensorrt_lean, and to the NVIDIA driver they need.
+"""The one door to tensorrt, tensorrt_rtx and tensorrt_lean.
 
 What a flavour can do is read from the features of its module, never from its version: RTX counts from 1.
 The driver is asked before anything native that crashes without one.
@@ -9,7 +9,6 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from workbench.core.contract import BACKEND_NAMES
@@ -17,28 +16,16 @@ from workbench.core.driver import Gpu, probe_driver, require_gpu
 from workbench.core.errors import BackendUnavailableError, DriverError, InputError, first_line
 
 if TYPE_CHECKING:
-    import trt_types as trt  # the types of one flavour, from typings/; see tests/test_tensorrt_stubs.py
+    import trt_types as trt  # the types of one flavour, from typings/; see tests/engine/test_tensorrt_stubs.py
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx", "tensorrt_lean")
 
 _EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx", "tensorrt_lean": "lean"}
-# The lean bindings can be installed without the package that gives them their short name.
-_MODULES = {"tensorrt_lean": ("tensorrt_lean", "tensorrt_lean_bindings")}
 SOURCE_POSITION = re.compile(r"\s+In \w+ at /\S+?:\d+(?=\))")  # a place in TensorRT's own source
-_DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "FP8": "float8_e4m3fn",
-    "INT8": "int8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "UINT8": "uint8",
-    "BOOL": "bool",
-    "INT4": "int4",
-    "FP4": "float4_e2m1fn",
-    "E8M0": "float8_e8m0fnu",
-}
+_DTYPES = {name: name.lower() for name in ("INT8", "INT32", "INT64", "UINT8", "BOOL", "INT4")}
+_DTYPES |= {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+_DTYPES |= {"FP8": "float8_e4m3fn", "FP4": "float4_e2m1fn", "E8M0": "float8_e8m0fnu"}
+_import_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -66,19 +53,9 @@ class Flavour:
         return hasattr(self.module, "Builder") and hasattr(self.module, "OnnxParser")
 
     @property
-    def can_inspect(self) -> bool:
-        """Whether it can list the layers of an engine."""
-        return hasattr(self.module, "EngineInspector")
-
-    @property
     def builds_ahead_of_time(self) -> bool:
         """Whether it builds for GPUs that are not here, on a machine without any."""
         return self.can_build and hasattr(self.module, "ComputeCapability")
-
-    @property
-    def weakly_typed_api(self) -> bool:
-        """Whether precision flags still exist (TensorRT 10); this package never sets them."""
-        return hasattr(self.module, "BuilderFlag") and "FP16" in self.module.BuilderFlag.__members__
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -106,17 +83,21 @@ def open_flavour(name: str | None = None, *, for_building: bool = False) -> Flav
     for candidate in (name,) if name else FLAVOURS:
         try:
             flavour = _import_flavour(candidate)
+            if flavour.can_build or not for_building:
+                return flavour
+            help_text = _install("tensorrt_rtx")
+            raise BackendUnavailableError(f"{flavour.title} has no builder; for one that has, {help_text}")
         except BackendUnavailableError as error:
             reasons.append(error)
-            continue
-        if flavour.can_build or not for_building:
-            return flavour
-        reasons.append(
-            BackendUnavailableError(f"{flavour.title} has no builder; for one that has, {_install('tensorrt_rtx')}")
-        )
     if len(reasons) == 1:
         raise reasons[0]
-    raise BackendUnavailableError(_none_usable([str(reason) for reason in reasons], for_building))
+    head = f"no TensorRT flavour that can {'build' if for_building else 'run'} engines is here"
+    broken = [str(reason) for reason in reasons if "not installed" not in str(reason)]
+    if broken:
+        raise BackendUnavailableError(f"{head}: {'; '.join(broken)}")
+    raise BackendUnavailableError(
+        f"{head}; {_install('tensorrt_rtx')} (builds anywhere, runs on RTX GPUs), or with '.[tensorrt]' (NVIDIA GPUs)"
+    )
 
 
 def available_flavours() -> tuple[list[Flavour], list[str]]:
@@ -137,10 +118,9 @@ def available_flavours() -> tuple[list[Flavour], list[str]]:
 
 def unsupported_gpu(flavour: Flavour, gpu: Gpu) -> str:
     """Say in one sentence why a flavour cannot run on a GPU; an empty text where nothing speaks against it."""
-    if not flavour.targets:
-        return ""
-    known = sorted(_capability(target) for target in flavour.targets)
-    if gpu.compute_capability in known or gpu.compute_capability > known[-1]:
+    digits = [target.removeprefix("sm") for target in flavour.targets]
+    known = sorted((int(number[:-1]), int(number[-1])) for number in digits)
+    if not known or gpu.compute_capability in known or gpu.compute_capability > known[-1]:
         return ""
     listed = ", ".join(f"{major}.{minor}" for major, minor in known)
     return (
@@ -170,11 +150,13 @@ class CollectingLogger:
     def log(self, severity: Any, msg: str) -> None:
         """Keep one line; TensorRT swallows what is raised here, so nothing is."""
         name = getattr(severity, "name", str(severity))
+        if name == "VERBOSE":
+            if self._verbose is not None:
+                self._verbose(msg)
+            return
         # TensorRT-RTX says this about every build on a machine without a driver.
         noise = self._drop_driver_noise and "catchCudaError" in msg and "cudaError 35" in msg
-        if name == "VERBOSE" and self._verbose is not None:
-            self._verbose(msg)
-        if name != "VERBOSE" and not noise:
+        if not noise:
             self.lines.append((name, msg.strip()))
             if self._sink is not None:
                 self._sink(name, msg.strip())
@@ -225,14 +207,15 @@ def make_runtime(flavour: Flavour, logger: Any) -> "trt.Runtime":
         DriverError: no driver, no GPU, or the runtime refuses to start.
     """
     require_gpu()
+    words, failure = "", None
     try:
         runtime = flavour.module.Runtime(logger)
+        if runtime is not None:
+            return runtime
     except (TypeError, RuntimeError) as error:  # pybind's word for a null pointer
-        reason = logger.reasons() or first_line(error)
-        raise DriverError(f"{flavour.title} cannot start on this machine: {reason}; update the driver") from error
-    if runtime is None:
-        raise DriverError(f"{flavour.title} cannot start on this machine: {logger.reasons()}; update the driver")
-    return runtime
+        words, failure = first_line(error), error
+    reason = logger.reasons() or words
+    raise DriverError(f"{flavour.title} cannot start on this machine: {reason}; update the driver") from failure
 
 
 def dtype_name(data_type: Any) -> str:
@@ -253,64 +236,32 @@ def summarise_log(lines: Iterable[str], count: int = 2) -> str:
     >>> summarise_log(["INFO: hello", "ERROR: IBuilder::build: Error Code 4: API Usage Error (no profile.)"])
     'API Usage Error (no profile.)'
     """
-    found = [line.split(": ", 1)[1] for line in lines if line.startswith(("ERROR: ", "INTERNAL_ERROR: "))]
-    short = [_without_position(" ".join(text.split())) for text in found]
-    return "; ".join(list(dict.fromkeys(short))[-count:])
-
-
-_import_lock = threading.Lock()
+    found = []
+    for line in lines:
+        if line.startswith(("ERROR: ", "INTERNAL_ERROR: ")):
+            text = SOURCE_POSITION.sub("", " ".join(line.partition(": ")[2].split()))
+            # `IBuilder::build: Error Code 4: ` and the like is not for people
+            _, mark, rest = text.partition("Error Code ")
+            found.append((mark and rest.partition(": ")[2]) or text)
+    return "; ".join(list(dict.fromkeys(found))[-count:])
 
 
 def _import_flavour(name: str) -> Flavour:
-    modules = _MODULES.get(name, (name,))
-    missing: ImportError | None = None
-    for module_name in modules:
+    title, extra = BACKEND_NAMES[name], _install(name)
+    # The lean bindings can be installed without the package that gives them their short name.
+    for module_name in (name, f"{name}_bindings") if name == "tensorrt_lean" else (name,):
         try:
             with _import_lock:
                 module: Any = importlib.import_module(module_name)
-            return Flavour(name, module, _version(module))
-        except ModuleNotFoundError as error:
-            if error.name != module_name:
-                raise _library_missing(name, error) from error
-            missing = error
+            return Flavour(name, module, str(getattr(module, "__version__", "unknown")))
         except (ImportError, OSError) as error:
-            raise _library_missing(name, error) from error
-    raise BackendUnavailableError(f"{BACKEND_NAMES[name]} is not installed; {_install(name)}") from missing
-
-
-def _version(module: ModuleType) -> str:
-    return str(getattr(module, "__version__", "unknown"))
-
-
-def _library_missing(name: str, error: BaseException) -> BackendUnavailableError:
-    return BackendUnavailableError(
-        f"{BACKEND_NAMES[name]} is installed, but a library it needs cannot be loaded ({first_line(error)}); "
-        f"to install it again, {_install(name)}"
-    )
+            if not isinstance(error, ModuleNotFoundError) or error.name != module_name:
+                raise BackendUnavailableError(
+                    f"{title} is installed, but a library it needs cannot be loaded ({first_line(error)}); "
+                    f"to install it again, {extra}"
+                ) from error
+    raise BackendUnavailableError(f"{title} is not installed; {extra}")
 
 
 def _install(name: str) -> str:
     return f"in the project's folder run: pip install -e '.[{_EXTRAS[name]}]'"
-
-
-def _none_usable(reasons: list[str], for_building: bool) -> str:
-    broken = [reason for reason in reasons if "not installed" not in reason]
-    use = "build" if for_building else "run"
-    head = f"no TensorRT flavour that can {use} engines is here"
-    if broken:
-        return f"{head}: {'; '.join(broken)}"
-    return (
-        f"{head}; {_install('tensorrt_rtx')} (builds anywhere, runs on RTX GPUs), or with '.[tensorrt]' (NVIDIA GPUs)"
-    )
-
-
-def _capability(target: str) -> tuple[int, int]:
-    digits = target.removeprefix("sm")
-    return int(digits[:-1]), int(digits[-1])
-
-
-def _without_position(text: str) -> str:
-    """Cut `IBuilder::build: Error Code 4: ` and the like off the front of a line, and where it arose off its end."""
-    text = SOURCE_POSITION.sub("", text)
-    _, mark, rest = text.partition("Error Code ")
-    return rest.partition(": ")[2] or text if mark else text

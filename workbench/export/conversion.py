@@ -1,4 +1,7 @@
-"""From whatever a reader calls a model to an ONNX file, with a summary in words."""
+"""From whatever a reader calls a model to an ONNX file, with a summary in words.
+
+What a name, a path or an option alone can tell is refused before any framework is imported.
+"""
 
 import os
 from collections.abc import Sequence
@@ -8,27 +11,24 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from workbench.core.errors import InputError
-from workbench.engine.parser import ask_parser
+from workbench.core.files import atomic_path
 from workbench.export.keras_model import default_opset, keras_to_onnx, tf2onnx_command, write_pb
-from workbench.export.tf2onnx_process import Tf2onnxProcess
-from workbench.export.torch_model import torch_to_onnx
-from workbench.models.files import freeze_model, open_model, open_tf_keras_model
-from workbench.onnx_graph.cost import inspect
-from workbench.onnx_graph.file import check
-from workbench.onnx_graph.mend import fix
-from workbench.runners.backends import backend_for
+from workbench.export.tf2onnx_process import STEPS, Tf2onnxProcess
+from workbench.models.files import freeze_model, model_kind, open_model, open_tf_keras_model
+from workbench.models.tf1_checkpoint import PathLike
+from workbench.models.torch_file import TORCH_SUFFIXES, is_torch
 
 
 def convert(
     source: Any,
-    path: str | os.PathLike[str],
+    path: PathLike,
     *,
     exporter: str = "tf2onnx",
     spatial: tuple[int, int] | None = None,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     opset: int | None = None,
-    pb_path: str | os.PathLike[str] | None = None,
+    pb_path: PathLike | None = None,
     progress: bool = True,
 ) -> str:
     """Open a model, convert it to ONNX and say what came out.
@@ -44,51 +44,68 @@ def convert(
         pb_path: also keep the frozen graph here.
         progress: show a bar.
     Returns:
-        The summary: inputs, outputs, operators, and the equivalent tf2onnx command line.
+        The summary: inputs, outputs, operators, and the equivalent tf2onnx command line. For an ONNX file: what the new
+        one holds and costs, what was changed and why, the proof, and what TensorRT's parser says.
     Raises:
-        InputError: `path` does not end in `.onnx`, or options that an ONNX source does not take.
+        InputError: `path` does not end in `.onnx`, or options that the source does not take.
         ModelError: the source cannot be opened.
         ExportError: it cannot be converted.
+        BackendUnavailableError: a package is missing, or Keras computes with another framework than TensorFlow.
         OutputError: a file cannot be written.
     """
-    if Path(path).suffix.lower() != ".onnx":
-        raise InputError(f"got the output file {path}, expected a name that ends in .onnx")
-    if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == ".onnx":
+    _check_targets(Path(path), Path(pb_path or path))
+    suffix = Path(source).suffix.lower() if isinstance(source, (str, os.PathLike)) else None
+    if suffix == ".onnx":
         if spatial is not None or pb_path is not None or opset is not None:
             raise InputError(f"{source} is an ONNX file: it keeps its sizes and opset; leave spatial, opset and pb out")
-        return mend_onnx(source, path, progress=progress)
-    if backend_for(source) == "torch":
-        if spatial is not None or pb_path is not None or inputs or outputs or exporter != "tf2onnx":
+        return _mend(source, path, progress)
+    frozen_only = bool(inputs or outputs) or pb_path is not None
+    if suffix in TORCH_SUFFIXES or is_torch(source):
+        if spatial is not None or frozen_only or exporter != "tf2onnx":
             raise InputError(
                 "PyTorch writes ONNX itself, and a program keeps its sizes and ends; leave spatial, inputs, outputs, "
                 "pb and exporter out"
             )
-        export = torch_to_onnx(open_model(source), None, path, opset=opset, progress=progress)
-        return f"{export.to_text()}\nwritten {path}"
+        return _convert_program(source, path, opset, progress)
     opset = default_opset(exporter, opset)
     if exporter == "keras2onnx":
-        if inputs or outputs or pb_path is not None:
+        if frozen_only:
             raise InputError("keras2onnx makes no frozen graph; leave inputs, outputs and pb out")
         model = open_tf_keras_model(source)
         keras_to_onnx(model, path, exporter=exporter, spatial=spatial, opset=opset, progress=progress)
-        return f"{check(path).to_text()}\nwritten {path}"
-    return _convert_graph(source, path, spatial, inputs, outputs, opset, pb_path, progress)
+        return _written(path)
+    if suffix is not None:
+        model_kind(source, ends_named=bool(inputs or outputs))
+    ends = {"inputs": inputs, "outputs": outputs}
+    return _convert_graph(source, path, spatial, ends, opset, pb_path, progress)
+
+
+def _check_targets(path: Path, pb_path: Path) -> None:
+    """Refuse files that cannot be written, before the work."""
+    if path.suffix.lower() != ".onnx":
+        raise InputError(f"got the output file {path}, expected a name that ends in .onnx")
+    for target in (path, pb_path):
+        if target.is_dir() or not target.parent.is_dir():
+            with atomic_path(target):  # which says what is wrong
+                pass
+
+
+def _convert_program(source: Any, path: PathLike, opset: int | None, progress: bool) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        model_kind(source)
+    from workbench.export.torch_model import torch_to_onnx
+
+    export = torch_to_onnx(open_model(source), None, path, opset=opset, progress=progress)
+    return f"{export.to_text()}written {path}"
 
 
 def _convert_graph(
-    source: Any,
-    path: str | os.PathLike[str],
-    spatial: tuple[int, int] | None,
-    inputs: Sequence[str] | None,
-    outputs: Sequence[str] | None,
-    opset: int,
-    pb_path: str | os.PathLike[str] | None,
-    progress: bool,
+    source: Any, path: PathLike, spatial: Any, ends: dict[str, Any], opset: int, pb_path: Any, progress: bool
 ) -> str:
     """Freeze a Keras or TensorFlow network and convert it with tf2onnx, which starts meanwhile."""
-    with Tf2onnxProcess() as process, tqdm(total=5, unit="step", leave=False, disable=not progress) as bar:
+    with Tf2onnxProcess() as process, tqdm(total=STEPS + 1, unit="step", leave=False, disable=not progress) as bar:
         bar.set_description("open and freeze the model")
-        frozen = freeze_model(open_model(source, inputs=inputs, outputs=outputs), spatial=spatial)
+        frozen = freeze_model(open_model(source, **ends), spatial=spatial)
         if pb_path is not None:
             write_pb(frozen, pb_path)
         bar.update()
@@ -96,23 +113,22 @@ def _convert_graph(
     graph_file = pb_path or Path(path).with_suffix(".pb")
     command = tf2onnx_command(graph_file, path, frozen.inputs, frozen.outputs, opset=opset)
     kept = "" if pb_path else f" (keep the frozen graph with --pb {graph_file})"
-    return f"{check(path).to_text()}\nwritten {path}\n\nthe same with tf2onnx itself{kept}:\n{command}"
+    return f"{_written(path)}\n\nthe same with tf2onnx itself{kept}:\n{command}"
 
 
-def mend_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str], *, progress: bool = True) -> str:
-    """Write a mended copy of an ONNX file and say what was found.
+def _mend(source: Any, path: PathLike, progress: bool) -> str:
+    """Write a mended copy of an ONNX file and say what was found."""
+    from workbench.onnx_graph.mend import fix
 
-    Args:
-        source: the `.onnx` file.
-        path: the `.onnx` file to write, whole or not at all.
-        progress: show a bar.
-    Returns:
-        What the new file holds and costs, what was changed and why, the proof, and the parser's answer.
-    Raises:
-        ModelError: not a valid ONNX model, or one that ONNX Runtime cannot run.
-        ExportError: a network of more than 2 GB.
-        OutputError: the file cannot be written.
-    """
     report = fix(source, path, progress=progress)
+    from workbench.engine.parser import ask_parser
+    from workbench.onnx_graph.cost import inspect
+
     answer = ask_parser(path, progress=progress)
     return f"{inspect(path).to_text()}\n{report.to_text()}\n{answer.to_text()}\nwritten {path}"
+
+
+def _written(path: PathLike) -> str:
+    from workbench.onnx_graph.file import check
+
+    return f"{check(path).to_text()}\nwritten {path}"

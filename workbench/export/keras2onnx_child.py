@@ -15,51 +15,38 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from workbench.core.errors import ExportError, ModelError
+from workbench.core.errors import ExportError, ModelError, first_line
 from workbench.core.packages import load_tensorflow, load_tf_keras, require_backend
 from workbench.core.process import send, serve
-from workbench.models.freezing import first_line
+from workbench.onnx_graph.edit import set_attribute
 from workbench.onnx_graph.file import check, name_batch, rename_ends
 from workbench.onnx_graph.rewrites import keep_zero_padding, make_resize_exact
 
 
 def import_keras2onnx(keras: Any) -> ModuleType:
-    """Import keras2onnx and make it read tf_keras.
-
-    Args:
-        keras: the `tf_keras` module; eager execution must be off.
-    Returns:
-        The `keras2onnx` module.
-    Raises:
-        BackendUnavailableError: keras2onnx is not installed.
-    """
-    _restore_numpy_names()
-    _restore_onnx_mapping()
+    """Import keras2onnx and make it read tf_keras, given as `keras`; eager execution must be off."""
+    _restore_names()
     _restore_python_modules()
     _present_as_tensorflow_keras(keras)
     keras2onnx = require_backend("keras2onnx", "classic")
     _recognise_own_layers(keras)
     _read_one_output_of_batch_norm()
+    _pad_transposed_as_tensorflow()
     keras.src.backend.set_learning_phase(0)
     return keras2onnx
 
 
 def _module(name: str, **names: Any) -> ModuleType:
-    module = types.ModuleType(name)
+    module = sys.modules[name] = types.ModuleType(name)
     vars(module).update(names)
-    sys.modules[name] = module
     return module
 
 
-def _restore_numpy_names() -> None:
-    """NumPy 1.24 took away its names for Python's own types."""
+def _restore_names() -> None:
+    """NumPy 1.24 took away its names for Python's own types, onnx 1.19 `onnx.mapping`."""
     for kind in (bool, object, int, float, str, complex):
         if kind.__name__ not in vars(np):
             setattr(np, kind.__name__, kind)
-
-
-def _restore_onnx_mapping() -> None:
-    """Version 1.19 of onnx took away `onnx.mapping`."""
     types_of = {
         number: np.dtype(helper.tensor_dtype_to_np_dtype(number))
         for number in TensorProto.DataType.values()
@@ -125,6 +112,36 @@ def _read_one_output_of_batch_norm() -> None:
     parser.on_parsing_keras_layer_v2 = on_parsing_keras_layer_v2  # type: ignore[attr-defined]
 
 
+def _pad_transposed_as_tensorflow() -> None:
+    """keras2onnx forgets `output_padding`, and the zeros that a kernel smaller than its stride leaves at the end."""
+    module = importlib.import_module("keras2onnx.ke2onnx.conv")
+    original = module.convert_keras_conv_core
+
+    def convert_keras_conv_core(scope: Any, operator: Any, container: Any, *rest: Any) -> None:
+        before = len(container.nodes)
+        original(scope, operator, container, *rest)
+        for node in container.nodes[before:]:
+            for name, value in _padding(operator.raw_operator).items() if node.op_type == "ConvTranspose" else ():
+                set_attribute(node, name, value)
+
+    module.convert_keras_conv_core = convert_keras_conv_core  # type: ignore[attr-defined]
+
+
+def _padding(layer: Any) -> dict[str, Any]:
+    """The padding of a transposed convolution in ONNX's words; at every size it is that of an input of one pixel."""
+    length = importlib.import_module("tf_keras.src.utils.conv_utils").deconv_output_length
+    more = layer.output_padding or (None,) * len(layer.kernel_size)
+    totals = [
+        (size - 1) * dilation + 1 - length(1, size, layer.padding, extra, stride, dilation=dilation)
+        for size, extra, stride, dilation in zip(
+            layer.kernel_size, more, layer.strides, layer.dilation_rate, strict=True
+        )
+    ]
+    cut = [max(total, 0) for total in totals]
+    pads = [total // 2 for total in cut] + [total - total // 2 for total in cut]
+    return {"auto_pad": "NOTSET", "pads": pads, "output_padding": [max(-total, 0) for total in totals]}
+
+
 def convert(order: dict[str, Any]) -> None:
     """Convert one model; tells the parent of each step."""
     send("step", text="start TensorFlow and keras2onnx")
@@ -139,6 +156,8 @@ def convert(order: dict[str, Any]) -> None:
         model.set_weights([arrays[str(index)] for index in range(len(arrays.files))])
     send("step", text="convert to ONNX")
     converted = keras2onnx.convert_keras(model, model.name, target_opset=order["opset"])
+    # the version follows from the operators; the weights are no inputs, which is valid from 4 on
+    converted.ir_version = max(converted.ir_version, 4)
     rename_ends(converted, order["inputs"], order["outputs"])
     name_batch(converted)
     make_resize_exact(converted)
@@ -155,12 +174,13 @@ def convert(order: dict[str, Any]) -> None:
 
 def main() -> int:
     """Convert what standard input orders; see `workbench.core.process`."""
-    return serve(convert, _explain)
-
-
-def _explain(error: Exception) -> str:
-    reason = f"{type(error).__name__}: {first_line(error)}"
-    return f"keras2onnx, archived in 2020, cannot convert this model ({reason}); use exporter='tf2onnx'"
+    return serve(
+        convert,
+        lambda error: (
+            "keras2onnx, archived in 2020, cannot convert this model "
+            f"({type(error).__name__}: {first_line(error)}); use exporter='tf2onnx'"
+        ),
+    )
 
 
 if __name__ == "__main__":

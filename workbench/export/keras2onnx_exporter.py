@@ -5,8 +5,6 @@ model's configuration and its weights: no code.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,37 +14,26 @@ import numpy as np
 from workbench.core.errors import ExportError
 from workbench.core.files import atomic_path
 from workbench.core.packages import load_tensorflow, require_backend
-from workbench.core.process import NO_GPU, Child, move_bar
+from workbench.core.process import NO_GPU, Child, move_bar, temporary_folder
 from workbench.models.freezing import fixed_shape, is_tf_keras, tensor_names
+from workbench.models.tf1_checkpoint import PathLike
 
 CHILD = "workbench.export.keras2onnx_child"
 _OTHER = "use exporter='tf2onnx'"
 
 
-def keras2onnx_to_onnx(
-    model: Any, path: str | os.PathLike[str], *, spatial: tuple[int, int] | None, opset: int, bar: Any = None
-) -> Path:
-    """Convert a tf_keras model in a child process and check the result.
+def keras2onnx_to_onnx(model: Any, path: PathLike, *, spatial: tuple[int, int] | None, opset: int, bar: Any) -> Path:
+    """Convert a model in a child process, which moves the bar five steps, and check the result; see `keras_to_onnx`.
 
-    Args:
-        model: a functional or Sequential tf_keras model of tf_keras's own layers.
-        path: the `.onnx` file to write, whole or not at all.
-        spatial: (height, width) in pixels for a model that leaves them open.
-        opset: ONNX operator set, at most 15.
-        bar: a tqdm bar to move, five steps.
-    Returns:
-        `path`.
     Raises:
         ExportError: keras2onnx cannot take this model; the message says why and names the other exporter.
-        BackendUnavailableError: keras2onnx or tf_keras is not installed.
-        OutputError: the file cannot be written.
     """
     _check_model(model)
     # its own import needs packages of 2020, which only the child has; asking for its metadata is enough here
     require_backend("onnxconverter_common", "classic")
     inputs, outputs = tensor_names(model)
-    with atomic_path(path) as temporary, tempfile.TemporaryDirectory() as folder:
-        config, weights = Path(folder) / "model.json", Path(folder) / "weights.npz"
+    with atomic_path(path) as temporary, temporary_folder() as folder:
+        config, weights = folder / "model.json", folder / "weights.npz"
         config.write_text(json.dumps(_fixed_config(model, inputs, spatial)))
         np.savez(weights, allow_pickle=False, **{str(i): array for i, array in enumerate(model.get_weights())})
         order = {"config": str(config), "weights": str(weights), "onnx": str(temporary), "opset": opset}
@@ -82,9 +69,7 @@ def _all_layers(model: Any) -> Iterator[Any]:
     for layer in model.layers:
         yield layer
         yield from _all_layers(layer) if hasattr(layer, "layers") else ()
-        inner = getattr(layer, "layer", None) or getattr(layer, "forward_layer", None)
-        if inner is not None:
-            yield inner
+        yield from filter(None, [getattr(layer, "layer", None) or getattr(layer, "forward_layer", None)])
 
 
 def _fixed_config(model: Any, inputs: tuple[str, ...], spatial: tuple[int, int] | None) -> dict[str, Any]:

@@ -4,10 +4,8 @@ A model is frozen in the caller's process, so layers defined in a notebook work;
 graph goes to a child process for the conversion, so a crash or a Ctrl-C there leaves nothing behind.
 """
 
-import contextlib
-import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,7 @@ from workbench.core.files import atomic_path
 from workbench.export.tf2onnx_process import STEPS, Tf2onnxProcess
 from workbench.models.freezing import FrozenGraph, freeze
 from workbench.models.tf1_checkpoint import PathLike, open_checkpoint
-from workbench.models.tf1_graph import (
-    fix_size,
-    take_channels_first,
-)
+from workbench.models.tf1_graph import fix_size, take_channels_first
 
 OPSET = 17
 EXPORTERS = {"tf2onnx": OPSET, "keras2onnx": 15}
@@ -30,7 +25,7 @@ EXPORTERS = {"tf2onnx": OPSET, "keras2onnx": 15}
 
 def keras_to_onnx(
     model: Any,
-    path: str | os.PathLike[str],
+    path: PathLike,
     *,
     exporter: str = "tf2onnx",
     spatial: tuple[int, int] | None = None,
@@ -54,7 +49,7 @@ def keras_to_onnx(
         OutputError: the file cannot be written.
     """
     opset = default_opset(exporter, opset)
-    with _bar(progress, STEPS + 1) as bar:
+    with tqdm(total=STEPS + 1, unit="step", leave=False, disable=not progress) as bar:
         if exporter == "keras2onnx":
             from workbench.export.keras2onnx_exporter import keras2onnx_to_onnx
 
@@ -67,10 +62,7 @@ def keras_to_onnx(
 
 
 def default_opset(exporter: str, opset: int | None = None) -> int:
-    """Return the opset asked for, or the one that this exporter writes best.
-
-    Raises:
-        ExportError: there is no such exporter.
+    """Return the opset asked for, or the one that this exporter writes best; ExportError for an unknown exporter.
 
     >>> default_opset("keras2onnx")
     15
@@ -81,7 +73,7 @@ def default_opset(exporter: str, opset: int | None = None) -> int:
 
 
 def keras_to_pb(
-    model: Any, path: str | os.PathLike[str], *, spatial: tuple[int, int] | None = None
+    model: Any, path: PathLike, *, spatial: tuple[int, int] | None = None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Freeze a Keras model to a TensorFlow `.pb` graph, the tutorial's first step.
 
@@ -100,15 +92,20 @@ def keras_to_pb(
     return frozen.inputs, frozen.outputs
 
 
-def write_pb(frozen: FrozenGraph, path: str | os.PathLike[str]) -> None:
+def write_pb(frozen: FrozenGraph, path: PathLike) -> None:
     """Write a frozen graph to a `.pb` file, whole or not at all."""
     with atomic_path(path) as temporary:
-        _write_graph(frozen, temporary)
+        try:
+            temporary.write_bytes(frozen.graph_def.SerializeToString())
+        except ValueError as error:
+            raise ExportError(
+                "the frozen graph is larger than the 2 GB a .pb file can hold; use a smaller network"
+            ) from error
 
 
 def pb_to_onnx(
-    pb_path: str | os.PathLike[str],
-    onnx_path: str | os.PathLike[str],
+    pb_path: PathLike,
+    onnx_path: PathLike,
     *,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
@@ -134,13 +131,13 @@ def pb_to_onnx(
     from workbench.models.files import read_frozen_graph
 
     frozen = read_frozen_graph(pb_path, inputs, outputs)
-    with _bar(progress, STEPS) as bar:
+    with tqdm(total=STEPS, unit="step", leave=False, disable=not progress) as bar:
         return frozen_to_onnx(frozen, onnx_path, opset=opset, bar=bar)
 
 
 def tf2onnx_command(
-    pb_path: str | os.PathLike[str],
-    onnx_path: str | os.PathLike[str],
+    pb_path: PathLike,
+    onnx_path: PathLike,
     inputs: Sequence[str],
     outputs: Sequence[str],
     *,
@@ -154,35 +151,10 @@ def tf2onnx_command(
     return shlex.join(command)
 
 
-def frozen_to_onnx(frozen: FrozenGraph, path: str | os.PathLike[str], *, opset: int = OPSET, bar: Any = None) -> Path:
-    """Convert a frozen graph in a child process and check the result.
-
-    Args:
-        frozen: the graph.
-        path: the `.onnx` file to write, whole or not at all; weights of more than 1 GiB go to `<path>.data`.
-        opset: ONNX operator set.
-        bar: a tqdm bar to move, four steps.
-    Raises:
-        ExportError: tf2onnx failed, or an operator has no ONNX counterpart.
-        OutputError: the file cannot be written.
-    """
+def frozen_to_onnx(frozen: FrozenGraph, path: PathLike, *, opset: int = OPSET, bar: Any = None) -> Path:
+    """Convert a frozen graph in a child process and check the result, see `Tf2onnxProcess.convert`."""
     with Tf2onnxProcess() as process:
         return process.convert(frozen, path, opset=opset, bar=bar)
-
-
-def _write_graph(frozen: FrozenGraph, path: Path) -> None:
-    try:
-        path.write_bytes(frozen.graph_def.SerializeToString())
-    except ValueError as error:
-        raise ExportError(
-            "the frozen graph is larger than the 2 GB a .pb file can hold; use a smaller network"
-        ) from error
-
-
-@contextlib.contextmanager
-def _bar(progress: bool, steps: int) -> Iterator[Any]:
-    with tqdm(total=steps, disable=not progress, unit="step", leave=False) as bar:
-        yield bar
 
 
 def checkpoint_to_onnx(
@@ -219,5 +191,5 @@ def checkpoint_to_onnx(
         fix_size(frozen.graph_def, frozen.inputs, spatial)
     if inputs_as_nchw:
         take_channels_first(frozen.graph_def, frozen.inputs)
-    with tqdm(total=4, unit="step", leave=False, disable=not progress) as bar:
+    with tqdm(total=STEPS, unit="step", leave=False, disable=not progress) as bar:
         return frozen_to_onnx(frozen, onnx_path, opset=opset, bar=bar)

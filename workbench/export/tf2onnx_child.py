@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import onnx
 
+from workbench.core.errors import first_line
 from workbench.core.packages import load_tensorflow
 from workbench.core.process import send, serve
-from workbench.export.tf2onnx_process import LARGE_GRAPH_BYTES, fill_constants, read_weights
-from workbench.models.freezing import first_line
+from workbench.export.tf2onnx_process import LARGE_GRAPH_BYTES, read_weights
+from workbench.onnx_graph.edit import attribute, graphs, set_attribute
 from workbench.onnx_graph.file import check, name_batch
 from workbench.onnx_graph.rewrites import give_exact_sizes, keep_zero_padding, make_resize_exact
 
@@ -33,13 +34,8 @@ def graph_to_onnx(
 ) -> onnx.ModelProto:
     """Convert a graph: quickly where tf2onnx is inside as it was, else with its public function, saying so.
 
-    Args:
-        read: returns a GraphDef that may be modified, and the contents of its empty constants by node name; called
-            once more if the quick way fails.
-        inputs: names of its inputs.
-        outputs: names of its outputs.
-        opset: ONNX operator set.
-        folded: False where TensorFlow's graph optimiser was not there to fold the graph.
+    `read` returns a GraphDef that may be modified, and the contents of its empty constants by node name; it is called
+    once more if the quick way fails. `folded` is False where TensorFlow's graph optimiser was not there to fold it.
     """
     tensors = [f"{name}:0" for name in (*inputs, *outputs)]
     options: dict[str, Any] = {
@@ -49,7 +45,9 @@ def graph_to_onnx(
         "opset": opset,
     }
     try:
-        convert = fast_conversion() if folded else _moved("TensorFlow's graph optimiser")
+        if not folded:
+            raise AttributeError("TensorFlow's graph optimiser is not there")
+        convert = fast_conversion()
     except (ImportError, AttributeError) as error:
         send("note", text=f"tf2onnx or TensorFlow has changed inside ({first_line(error)}), {_SLOWER}")
         return _public_conversion(*read(), **options)
@@ -61,18 +59,15 @@ def graph_to_onnx(
 
 
 def fast_conversion() -> Callable[..., onnx.ModelProto]:
-    """Return the quick conversion.
-
-    Raises:
-        ImportError, AttributeError: a function of tf2onnx that is not public, or its argument, has another name now.
-    """
+    """Return the quick conversion; ImportError or AttributeError where what it uses has another name in tf2onnx."""
     from tf2onnx.optimizer import optimize_graph
     from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
     from tf2onnx.tf_utils import compress_graph_def
     from tf2onnx.tfonnx import process_tf_graph
 
-    _require_argument(process_tf_graph, "const_node_values")
-    _require_argument(optimize_graph, "catch_errors")
+    for function, argument in ((process_tf_graph, "const_node_values"), (optimize_graph, "catch_errors")):
+        if argument not in inspect.signature(function).parameters:
+            raise AttributeError(f"{argument} of {function.__name__} is not there")
     for name in ("optimize", "_optimize"):
         getattr(GraphOptimizerBase, name)
 
@@ -120,17 +115,10 @@ def _give_scalars_an_axis(graph: Any) -> None:
 def _public_conversion(graph_def: Any, weights: dict[str, bytes], **options: Any) -> onnx.ModelProto:
     from tf2onnx.convert import from_graph_def
 
-    fill_constants(graph_def, weights)
+    for node in graph_def.node:
+        if node.name in weights:
+            node.attr["value"].tensor.tensor_content = weights[node.name]
     return from_graph_def(graph_def, name="model", **options)[0]
-
-
-def _require_argument(function: Callable[..., Any], name: str) -> None:
-    if name not in inspect.signature(function).parameters:
-        _moved(f"{name} of {function.__name__}")
-
-
-def _moved(name: str) -> Any:
-    raise AttributeError(f"{name} is not there")
 
 
 def convert(order: dict[str, Any]) -> None:
@@ -153,17 +141,30 @@ def convert(order: dict[str, Any]) -> None:
 def repair(model: onnx.ModelProto) -> None:
     """Name the batch, and mend what tf2onnx writes in a way that a runtime refuses or gets wrong, in place."""
     name_batch(model)
+    pad_after_transposed(model)
     make_resize_exact(model)
     give_exact_sizes(model)
     keep_zero_padding(model)
 
 
+def pad_after_transposed(model: onnx.ModelProto) -> None:
+    """Write the negative pads of a ConvTranspose as `output_padding`, in place.
+
+    They stand where the answer ends in zeros behind the last kernel: TensorFlow puts all of those at the end, and has
+    fewer of them than the stride, which is what `output_padding` may hold.
+    """
+    for node in (node for graph in graphs(model.graph) for node in graph.node if node.op_type == "ConvTranspose"):
+        pads = np.reshape(attribute(node, "pads", ()), (2, -1))
+        if (pads < 0).any():
+            missing = np.maximum(-pads.sum(axis=0), 0)
+            set_attribute(node, "pads", np.where(missing, 0, pads).ravel().tolist())
+            set_attribute(node, "output_padding", missing.tolist())
+
+
 def save(model: onnx.ModelProto, path: str) -> None:
     """Write a model; weights of more than 1 GiB go to a second file, for ONNX's own file ends at 2 GB."""
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < LARGE_GRAPH_BYTES:
-        onnx.save(model, path)
-        return
-    onnx.save(model, path, save_as_external_data=True, location=f"{Path(path).name}.data", convert_attribute=False)
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) >= LARGE_GRAPH_BYTES
+    onnx.save(model, path, save_as_external_data=large, location=f"{Path(path).name}.data", convert_attribute=False)
 
 
 def main() -> int:
@@ -171,12 +172,7 @@ def main() -> int:
     # TensorFlow loads Keras and Matplotlib behind it; a conversion needs neither.
     sys.modules.update({"keras.src": None, "tf_keras.src": None})  # type: ignore[dict-item]
     gc.disable()
-    return serve(convert, lambda error: f"tf2onnx cannot convert this graph: {first_line(error)}", _start)
-
-
-def _start() -> None:
-    send("step", text="start TensorFlow")
-    load_tensorflow()
+    return serve(convert, lambda error: f"tf2onnx cannot convert this graph: {first_line(error)}", load_tensorflow)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from workbench.core.compare import ParityReport
 from workbench.core.errors import ExportError
 from workbench.core.files import atomic_path
 from workbench.core.packages import require_backend
+from workbench.core.report import Report
 from workbench.models.torch_file import first_line, is_program, is_script
 from workbench.onnx_graph.file import OnnxSummary, check
 from workbench.pictures.feeds import Feed
-from workbench.runners.compare import verify_runners
+from workbench.runners.compare import compare_runners
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 from workbench.runners.torch_runner import TorchRunner
 
@@ -31,10 +32,12 @@ BATCHES = (1, 2, 3)
 SCRIPT_OPSET = 17
 LARGEST_BYTES = 2_000_000_000
 _STEPS = 5
+_FIXED = "the batch is fixed, as in the program; torch.export.export(..., dynamic_shapes=...) can leave it open"
+_NUMBER = "write x.shape[0] or -1 there instead of a number, or give dynamic_batch=False"
 
 
 @dataclass(frozen=True)
-class TorchExport:
+class TorchExport(Report):
     """What came out of an export.
 
     Attributes:
@@ -54,15 +57,20 @@ class TorchExport:
     notes: tuple[str, ...] = ()
 
     @property
-    def passed(self) -> bool:
-        """Whether the file answers like PyTorch."""
-        return self.report.passed
+    def verdict(self) -> str:
+        """Whether the file answers like PyTorch, one sentence."""
+        return self.report.verdict
 
-    def to_text(self) -> str:
-        """Return the summary, the notes and the verdict for people."""
+    def _status(self) -> str:
+        return "pass" if self.report.passed else "fail"
+
+    def _remarks(self) -> list[str]:
         left = sum(self.summary.operators.values())
         slim = f"onnxslim left {left} of {self.exported_nodes} nodes; {self.seconds:.1f} s"
-        return "\n".join([self.summary.to_text(), slim, *self.notes, self.report.verdict])
+        return [*self.summary.to_text().splitlines(), slim, *self.notes]
+
+    def _content(self) -> dict[str, Any]:
+        return {**super()._content(), "path": str(self.path)}
 
 
 def torch_to_onnx(
@@ -101,12 +109,13 @@ def torch_to_onnx(
     with tqdm(total=_STEPS, unit="step", leave=False, disable=not progress) as bar:
         bar.set_description("run PyTorch")
         with TorchRunner(model, example, dynamic_batch=dynamic_batch) as reference:
-            _check_size(reference)
             _step(bar, "export")
             start = time.perf_counter()
             exported = _export(reference, opset)
             _step(bar, "simplify")
-            graph = _simplify(slim, exported)
+            graph = slim(exported)
+            for part in (graph, graph.graph, *graph.graph.node, *graph.graph.input, *graph.graph.output):
+                del part.metadata_props[:]  # the exporter's notes hold paths and lines of the source code
             seconds = time.perf_counter() - start
             _step(bar, "write the file")
             with atomic_path(path) as temporary:
@@ -114,37 +123,37 @@ def torch_to_onnx(
                 summary = check(temporary)
             _step(bar, "compare")
             report = _compare(reference, Path(path))
-            bar.update()
-            notes = _notes(reference, dynamic_batch)
-    return TorchExport(Path(path), report, summary, len(exported.graph.node), seconds, notes)
+            fixed = dynamic_batch and not any(spec.shape[:1] == (None,) for spec in reference.inputs.values())
+    return TorchExport(Path(path), report, summary, len(exported.graph.node), seconds, (_FIXED,) if fixed else ())
 
 
 def make_feeds(reference: TorchRunner, seed: int = 0) -> Iterator[tuple[str, Feed]]:
     """Yield the example, then random inputs like it, in batches of 1, 2 and 3 where the batch is open.
 
-    Random numbers have the mean and spread of the example, integers stay between its smallest and largest, so that an
-    index stays valid.
+    Random numbers have its mean and spread; integers stay between its smallest and largest, so that an index is valid.
     """
     generator = np.random.default_rng(seed)
     yield "the example", dict(reference.example)
     for batch in BATCHES:
         feed = {}
         for name, spec in reference.inputs.items():
-            shape = tuple(batch if size is None else size for size in spec.shape)
-            feed[name] = _array_like(reference.example[name], shape, generator)
+            shape, example = tuple(batch if size is None else size for size in spec.shape), reference.example[name]
+            values: np.ndarray
+            if example.dtype.kind == "f":
+                values = generator.standard_normal(shape) * (float(example.std()) or 1.0) + float(example.mean())
+            else:
+                values = generator.integers(int(example.min()), int(example.max()) + 1, shape)
+            feed[name] = values.astype(example.dtype)
         yield f"random {batch}", feed
-
-
-def _array_like(example: np.ndarray, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    if example.dtype.kind != "f":
-        low, high = int(example.min()), int(example.max())
-        return generator.integers(low, high + 1, shape).astype(example.dtype)
-    spread = float(example.std()) or 1.0
-    return (generator.standard_normal(shape) * spread + float(example.mean())).astype(example.dtype)
 
 
 def _export(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
     """Run PyTorch's exporter and check that it wrote what was asked for."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in reference.tensors())
+    if size > LARGEST_BYTES:
+        raise ExportError(
+            f"the network has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2; export its parts"
+        )
     try:
         with reference.settled(), _quiet():
             graph = _export_script(reference, opset) if is_script(reference.model) else _export_model(reference, opset)
@@ -164,7 +173,10 @@ def _export_model(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
     count = len(reference.arguments)
     shapes = dict(zip(reference.keywords, open_axes[count:], strict=True)) or tuple(open_axes)
     mixed = bool(count and reference.keywords)
-    values = [_two(*pair) for pair in zip([*reference.arguments, *reference.keywords.values()], open_axes, strict=True)]
+    values = [*reference.arguments, *reference.keywords.values()]
+    for index, axes in enumerate(open_axes):
+        if axes and values[index].shape[0] == 1:  # `torch.export` takes a size of 1 for a constant
+            values[index] = values[index].repeat(2, *[1] * (values[index].dim() - 1))
     program = torch.onnx.export(
         reference.model,
         tuple(values[:count]),
@@ -177,11 +189,6 @@ def _export_model(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
         opset_version=opset,
     )
     return program.model_proto
-
-
-def _two(value: Any, open_axes: dict[int, Any]) -> Any:
-    """Double a batch of one: `torch.export` takes a size of 1 for a constant."""
-    return value.repeat(2, *[1] * (value.dim() - 1)) if open_axes and value.shape[0] == 1 else value
 
 
 def _export_script(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
@@ -202,14 +209,6 @@ def _export_script(reference: TorchRunner, opset: int | None) -> onnx.ModelProto
     return onnx.load_from_string(buffer.getvalue())
 
 
-def _simplify(slim: Any, graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove what the exporter left over, and its notes, which hold paths and lines of the source code."""
-    graph = slim(graph)
-    for part in (graph, graph.graph, *graph.graph.node, *graph.graph.input, *graph.graph.output):
-        del part.metadata_props[:]
-    return graph
-
-
 def _name_batch(graph: onnx.ModelProto, reference: TorchRunner) -> None:
     """Give the open batch its name, and refuse a graph in which the network fixed it."""
     symbols = set()
@@ -219,10 +218,7 @@ def _name_batch(graph: onnx.ModelProto, reference: TorchRunner) -> None:
             continue
         first = value.type.tensor_type.shape.dim[0]
         if first.HasField("dim_value"):
-            raise ExportError(
-                f"the network fixes the batch to {first.dim_value} in its own code; write x.shape[0] or -1 there "
-                "instead of a number, or give dynamic_batch=False"
-            )
+            raise ExportError(f"the network fixes the batch to {first.dim_value} in its own code; {_NUMBER}")
         symbols.add(first.dim_param)
     for value in (*graph.graph.input, *graph.graph.output, *graph.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
@@ -233,26 +229,12 @@ def _name_batch(graph: onnx.ModelProto, reference: TorchRunner) -> None:
 def _compare(reference: TorchRunner, path: Path) -> ParityReport:
     try:
         with OnnxRuntimeRunner(path) as candidate:
-            return verify_runners(reference, candidate, make_feeds(reference))
+            return compare_runners(reference, candidate, make_feeds(reference))
     except RuntimeError as error:
         raise ExportError(
             f"{path} was written, but could not be compared: {first_line(error)}; if the network takes one batch size "
             "only, give dynamic_batch=False"
         ) from error
-
-
-def _notes(reference: TorchRunner, dynamic_batch: bool) -> tuple[str, ...]:
-    if not dynamic_batch or any(spec.shape[:1] == (None,) for spec in reference.inputs.values()):
-        return ()
-    return ("the batch is fixed, as in the program; torch.export.export(..., dynamic_shapes=...) can leave it open",)
-
-
-def _check_size(reference: TorchRunner) -> None:
-    size = sum(tensor.numel() * tensor.element_size() for tensor in reference.tensors())
-    if size > LARGEST_BYTES:
-        raise ExportError(
-            f"the network has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2; export its parts"
-        )
 
 
 def _explain(error: BaseException) -> str:
@@ -263,7 +245,11 @@ def _explain(error: BaseException) -> str:
     names, text = {type(link).__name__ for link in chain}, "\n".join(map(str, chain))
     if "GuardOnDataDependentSymNode" in names or "data-dependent" in text:
         where = re.search(r'File "([^"]+)", line (\d+), in .*\n\s*(.+)', text)
-        line = f" ({_place(where.group(1))}line {where.group(2)}: {where.group(3).strip()})" if where else ""
+        line = ""
+        if where:
+            file, number, code = where.groups()  # a notebook's cell has a number for a file name
+            place = "" if Path(file).stem.isdigit() or file.startswith("<") else f"{Path(file).name}, "
+            line = f" ({place}line {number}: {code.strip()})"
         return (
             f"the network decides by the values of its data which way to go{line}, and a graph has one way; "
             "use torch.where for a choice between numbers, or torch.cond for one between layers"
@@ -275,16 +261,8 @@ def _explain(error: BaseException) -> str:
             "the network, or write it with other operators"
         )
     if "Constraints violated" in text or "specialized" in text:
-        return (
-            "the network fixes the batch in its own code; write x.shape[0] or -1 there instead of a number, "
-            "or give dynamic_batch=False"
-        )
+        return f"the network fixes the batch in its own code; {_NUMBER}"
     return f"PyTorch's exporter cannot convert the network: {first_line(chain[-1])}"
-
-
-def _place(file: str) -> str:
-    """The name of a file; none for a notebook's cell, whose file has a number for a name."""
-    return "" if Path(file).stem.isdigit() or file.startswith("<") else f"{Path(file).name}, "
 
 
 @contextlib.contextmanager
@@ -292,13 +270,13 @@ def _quiet() -> Iterator[None]:
     """Hold back what the exporter logs, warns of and prints; what matters is in its errors and in the parity report."""
     loggers = [logging.getLogger(name) for name in ("torch", "onnxscript")]
     levels = [logger.level for logger in loggers]
+    held = io.StringIO()
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(held), contextlib.redirect_stderr(held):
             warnings.simplefilter("ignore")
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -1,18 +1,17 @@
-"""Open files that hold a TensorFlow graph: frozen graphs, SavedModels and checkpoints."""
+"""Open a network by its name or its file: Keras models, TensorFlow graphs, PyTorch programs."""
 
 import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from workbench.core.errors import InputError, ModelError
+from workbench.core.errors import InputError, ModelError, first_line
 from workbench.core.packages import load_keras, load_tensorflow, load_tf_keras, require_backend
-from workbench.models import fcn_vgg16, resnet50, unet
 from workbench.models.freezing import FrozenGraph, freeze, freeze_function
-from workbench.models.tf1_checkpoint import find_checkpoint, open_checkpoint, open_saved_graph
+from workbench.models.tf1_checkpoint import Names, PathLike, find_checkpoint, open_checkpoint, open_saved_graph
 from workbench.models.tf1_graph import (
     VARIABLES,
     cut_at,
@@ -24,49 +23,136 @@ from workbench.models.tf1_graph import (
 )
 from workbench.models.torch_file import TORCH_SUFFIXES, open_torch_file
 
+MODEL_NAMES = ("resnet50", "fcn_vgg16", "unet")
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 GRAPH_SUFFIXES = (".pb", ".pbtxt")
+
 _UFF_START = b"\x08\x01\x10\x01\x1a"  # version 1, core version 1, then the list of its operators' families
 _UFF_FAMILY = b"tensorflow_extension"
+_UNREADABLE = (OSError, KeyError, ValueError, zipfile.BadZipFile)
 
-Names = Sequence[str] | None
 
-
-def open_graph(path: Path, inputs: Names = None, outputs: Names = None) -> FrozenGraph | None:
-    """Open a frozen graph, a SavedModel or a checkpoint.
+def open_model(source: Any, *, inputs: Names = None, outputs: Names = None) -> Any:
+    """Open a Keras model or a TensorFlow graph.
 
     Args:
-        path: what the reader gave.
-        inputs: names of the nodes to feed; found when None.
-        outputs: names of the nodes that are answers; found when None.
+        source: a Keras model (returned as it is), the path of a `.keras`, `.h5`, `.pb` file, a SavedModel folder or a
+            TensorFlow 1 checkpoint (its prefix, one of its files or its folder), a PyTorch `.pt2`, or one of
+            `MODEL_NAMES`.
+        inputs: names of the nodes that are fed, for a TensorFlow graph; found when None.
+        outputs: names of the nodes that are answers, for a TensorFlow graph; found when None.
     Returns:
-        The frozen graph; None when the path is none of these.
+        A Keras model, a FrozenGraph for a TensorFlow graph, or a program of PyTorch. Warns when ResNet-50 has no
+        ImageNet weights, and when the output of a checkpoint was found.
     Raises:
-        ModelError: it is one, but cannot be opened; or a UFF file, or a folder with no model in it.
+        ModelError: it cannot be opened; the message says what it is and what to do.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        return source
+    kind, path = model_kind(source, ends_named=bool(inputs or outputs)), Path(source)
+    if kind == "name":
+        return _named_model(str(source), load_keras)
+    if kind == "saved model":
+        return _read_saved_model(path, inputs, outputs)
+    if kind == "checkpoint":
+        return open_checkpoint(path, outputs, inputs)
+    if kind == "graph":
+        return read_frozen_graph(path, inputs, outputs)
+    return open_torch_file(path) if kind == "torch" else _read_keras_file(path)
+
+
+def model_kind(source: PathLike, *, ends_named: bool = False) -> str:
+    """Tell what a name or a path means, without importing any framework.
+
+    Returns:
+        `"name"`, `"saved model"`, `"checkpoint"`, `"graph"`, `"torch"` or `"keras"`.
+    Raises:
+        ModelError: it does not exist, is empty, or is nothing that `open_model` opens.
+        InputError: ends were named for what is no TensorFlow graph.
+    """
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if str(source) in MODEL_NAMES and not path.exists():
+        return "name"
+    graph = _graph_kind(path)
+    if graph is not None:
+        return graph
+    if ends_named:
+        raise InputError(
+            f"{source} keeps the inputs and outputs it was made with; name them for a TensorFlow graph only"
+        )
+    if not path.exists():
+        raise ModelError(f"{source} does not exist; give a model file or one of the names {', '.join(MODEL_NAMES)}")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty; save or copy the model again")
+    if suffix not in (*TORCH_SUFFIXES, *KERAS_SUFFIXES):
+        raise ModelError(
+            f"{path} is not a model this program opens; expected {', '.join(KERAS_SUFFIXES)}, .pb, .onnx, .pt2, "
+            "a SavedModel folder or a TensorFlow 1 checkpoint"
+        )
+    if suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ModelError(_explain(path, ValueError("it is no zip archive"), "keras.saving"))
+    return "torch" if suffix in TORCH_SUFFIXES else "keras"
+
+
+def _graph_kind(path: Path) -> str | None:
+    """The kind of a TensorFlow graph; None for anything else."""
     suffix = path.suffix.lower()
     if suffix == ".uff" and path.is_file():
         raise ModelError(_uff(path))
     if (path / "saved_model.pb").is_file():
-        return _read_saved_model(path, inputs, outputs)
+        return "saved model"
     if find_checkpoint(path) is not None:
-        return open_checkpoint(path, outputs, inputs)
+        return "checkpoint"
     if path.is_dir():
         raise ModelError(
             f"got the directory {path}, which is not a SavedModel (no saved_model.pb in it) and holds no checkpoint "
             "(no .meta or .index file); give a model file"
         )
-    if suffix in GRAPH_SUFFIXES and path.is_file() and path.stat().st_size:
-        return read_frozen_graph(path, inputs, outputs)
-    return None
+    return "graph" if suffix in GRAPH_SUFFIXES and path.is_file() and path.stat().st_size else None
 
 
-def read_frozen_graph(path: str | os.PathLike[str], inputs: Names = None, outputs: Names = None) -> FrozenGraph:
-    """Read a frozen GraphDef, binary or as text.
+def freeze_model(model: Any, *, spatial: tuple[int, int] | None = None) -> FrozenGraph:
+    """Freeze what `open_model` returned; a graph that is frozen already only gets the size that it leaves open."""
+    if not isinstance(model, FrozenGraph):
+        return freeze(model, spatial=spatial)
+    if spatial:
+        fix_size(model.graph_def, model.inputs, spatial)
+    return model
 
-    Args:
-        path: the `.pb` file.
-        inputs: names of its inputs; the placeholders when None.
-        outputs: names of its outputs; the nodes that nothing reads when None.
+
+def open_tf_keras_model(source: Any) -> Any:
+    """Open what keras2onnx takes: a model object as it is, a file of tf_keras, or a named network built with it."""
+    if not isinstance(source, (str, os.PathLike)):
+        return source
+    path = Path(source)
+    if str(source) in MODEL_NAMES and not path.exists():
+        return _named_model(str(source), load_tf_keras)
+    if path.is_file() and path.suffix.lower() in KERAS_SUFFIXES:
+        return _read_tf_keras_file(path)
+    raise ModelError(
+        f"got {source} for keras2onnx, expected a file of tf_keras ({', '.join(KERAS_SUFFIXES)}) or a name of "
+        f"{', '.join(MODEL_NAMES)}; use exporter='tf2onnx' for anything else"
+    )
+
+
+def _named_model(name: str, load: Callable[[], Any]) -> Any:
+    from workbench.models import fcn_vgg16, resnet50, unet
+
+    if name == "unet":  # a network of segmentation_models, which must come before TensorFlow
+        return unet.demonstration_model()
+    keras = load()
+    if name == "fcn_vgg16":
+        return fcn_vgg16.demonstration_model(keras)
+    network = resnet50.build(keras)
+    if network.weights != "imagenet":
+        warnings.warn(network.note, stacklevel=3)
+    return network.model
+
+
+def read_frozen_graph(path: PathLike, inputs: Names = None, outputs: Names = None) -> FrozenGraph:
+    """Read a frozen GraphDef, binary or as text; its ends are the placeholders and what nothing reads where not named.
+
     Raises:
         ModelError: not a GraphDef, one with variables or made for training, or without the named nodes.
     """
@@ -75,20 +161,20 @@ def read_frozen_graph(path: str | os.PathLike[str], inputs: Names = None, output
         raise ModelError(f"{path} is missing, a directory or empty; give a frozen .pb graph")
     graph_def = _parse(path)
     _check_graph(path, graph_def)
-    names = {node.name for node in graph_def.node}
-    found = (node.name for node in graph_def.node if node.op == "Placeholder")
-    inputs = tuple(node_name(name) for name in inputs or found)
-    outputs = tuple(node_name(name) for name in outputs or _unread(graph_def))
-    missing = [name for name in (*inputs, *outputs) if name not in names]
+    nodes = {node.name: node for node in graph_def.node}
+    read = {node_name(name) for node in graph_def.node for name in node.input}
+    placeholders = [name for name, node in nodes.items() if node.op == "Placeholder"]
+    unread = [name for name in nodes if name not in read and nodes[name].op not in ("NoOp", "Const", "Placeholder")]
+    inputs = tuple(node_name(name) for name in inputs or placeholders)
+    outputs = tuple(node_name(name) for name in outputs or unread)
+    missing = [name for name in (*inputs, *outputs) if name not in nodes]
     if missing or not inputs or not outputs:
-        raise ModelError(
-            f"{path} has no node {', '.join(missing) or 'to feed'}; its ends are {', '.join(_ends(graph_def))}"
-        )
+        ends = ", ".join(placeholders + unread)
+        raise ModelError(f"{path} has no node {', '.join(missing) or 'to feed'}; its ends are {ends}")
     refuse_training(graph_def, outputs, path)
-    placeholders = {node.name for node in graph_def.node if node.op == "Placeholder"}
-    return FrozenGraph(
-        graph_def if placeholders >= set(inputs) else cut_at(graph_def, inputs, outputs), inputs, outputs
-    )
+    if not set(placeholders) >= set(inputs):
+        graph_def = cut_at(graph_def, inputs, outputs)
+    return FrozenGraph(graph_def, inputs, outputs)
 
 
 def _parse(path: Path) -> Any:
@@ -107,41 +193,9 @@ def _parse(path: Path) -> Any:
     try:
         return require_backend("google.protobuf.text_format", "keras").Parse(content, kind())
     except Exception as error:  # ParseError, or bytes that are no text
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{path} is a GraphDef in text that cannot be read ({reason}); write it again") from error
-
-
-def _read_saved_model(path: Path, inputs: Names, outputs: Names) -> FrozenGraph:
-    if inputs or outputs:
-        return open_saved_graph(path, outputs, inputs)
-    tf = load_tensorflow()
-    try:
-        with without_deprecations():
-            module = tf.saved_model.load(str(path))
-    except Exception as error:
-        raise ModelError(f"{path} is a damaged SavedModel ({str(error).splitlines()[0]}); export it again") from error
-    function = module.signatures.get("serving_default")
-    if function is None:
-        raise ModelError(_no_signature(path, list(module.signatures), module))
-    names = tuple(function.structured_input_signature[1])
-    answers = tuple(sorted(function.structured_outputs))
-    single = ("input",) if len(names) == 1 else names
-    frozen = freeze_function(function, single, ("output",) if len(answers) == 1 else answers)
-    refuse_training(frozen.graph_def, frozen.outputs, path)
-    return frozen
-
-
-def _no_signature(path: Path, signatures: list[str], module: Any) -> str:
-    """Say which signatures there are, and which nodes could be named instead."""
-    graph = getattr(module, "graph", None)
-    proposals = propose_outputs(graph.as_graph_def()) if graph is not None else ()
-    has = f"only {', '.join(signatures)}" if signatures else "none at all"
-    if proposals:
-        return (
-            f"the SavedModel {path} has no signature 'serving_default' ({has}); name its outputs with --outputs; "
-            f"{proposals[0].name} is likely, for {proposals[0].reason}"
-        )
-    return f"the SavedModel {path} has no signature 'serving_default' ({has}); export it with model.export(...)"
+        raise ModelError(
+            f"{path} is a GraphDef in text that cannot be read ({first_line(error)}); write it again"
+        ) from error
 
 
 def _uff(path: Path) -> str:
@@ -164,48 +218,48 @@ def _check_graph(path: Path, graph_def: Any) -> None:
         )
 
 
-def _ends(graph_def: Any) -> list[str]:
-    return [node.name for node in graph_def.node if node.op == "Placeholder"] + _unread(graph_def)
+def _read_saved_model(path: Path, inputs: Names, outputs: Names) -> FrozenGraph:
+    if inputs or outputs:
+        return open_saved_graph(path, outputs, inputs)
+    tf = load_tensorflow()
+    try:
+        with without_deprecations():
+            module = tf.saved_model.load(str(path))
+    except Exception as error:
+        raise ModelError(f"{path} is a damaged SavedModel ({first_line(error)}); export it again") from error
+    function = module.signatures.get("serving_default")
+    if function is None:
+        has = f"only {', '.join(module.signatures)}" if module.signatures else "none at all"
+        graph, way = getattr(module, "graph", None), "export it with model.export(...)"
+        for proposal in propose_outputs(graph.as_graph_def())[:1] if graph is not None else ():
+            way = f"name its outputs with --outputs; {proposal.name} is likely, for {proposal.reason}"
+        raise ModelError(f"the SavedModel {path} has no signature 'serving_default' ({has}); {way}")
+    names = tuple(function.structured_input_signature[1])
+    answers = tuple(sorted(function.structured_outputs))
+    single = ("input",) if len(names) == 1 else names
+    frozen = freeze_function(function, single, ("output",) if len(answers) == 1 else answers)
+    refuse_training(frozen.graph_def, frozen.outputs, path)
+    return frozen
 
 
-def _unread(graph_def: Any) -> list[str]:
-    read = {node_name(name) for node in graph_def.node for name in node.input}
-    return [
-        node.name
-        for node in graph_def.node
-        if node.name not in read and node.op not in ("NoOp", "Const", "Placeholder")
-    ]
-
-
-KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
-
-
-def read_keras_file(path: Path) -> Any:
-    """Open a file with Keras 3, or with tf_keras where tf_keras wrote it and Keras 3 cannot read it.
-
-    Raises:
-        ModelError: neither can; the message says why and what to do.
-        BackendUnavailableError: the file needs tf_keras, which is not installed.
-    """
+def _read_keras_file(path: Path) -> Any:
+    """Open a file with Keras 3, or with tf_keras where tf_keras wrote it and Keras 3 cannot read it."""
     keras = load_keras()
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:
-        if saved_by_tf_keras(path) and "Lambda" not in str(error):
-            return read_tf_keras_file(path)
+        if _saved_by_tf_keras(path) and "Lambda" not in str(error):
+            return _read_tf_keras_file(path)
         raise ModelError(_explain(path, error, "keras.saving")) from error
 
 
-def read_tf_keras_file(path: Path) -> Any:
-    """Open a file with tf_keras.
-
-    Raises:
-        ModelError: Keras 3 wrote it, it holds code, or it is damaged.
-        BackendUnavailableError: tf_keras is not installed.
-    """
-    if not saved_by_tf_keras(path):
+def _read_tf_keras_file(path: Path) -> Any:
+    if not _saved_by_tf_keras(path):
         raise ModelError(f"{path} was not saved by tf_keras, which keras2onnx needs; use exporter='tf2onnx'")
-    classes = list(_layer_classes(json.loads(_config(path))))
+    try:
+        classes = list(_layer_classes(json.loads(_stored(path, "config.json", "model_config"))))
+    except _UNREADABLE as error:
+        raise ModelError(f"{path} holds weights only, or was cut short; give the file of a whole model") from error
     if "Lambda" in classes:  # tf_keras would run the code that an HDF5 file holds
         raise ModelError(_explain(path, ValueError("Lambda"), "tf_keras.utils"))
     keras = load_tf_keras()
@@ -217,28 +271,23 @@ def read_tf_keras_file(path: Path) -> Any:
         raise ModelError(_explain(path, reason, "tf_keras.utils")) from error
 
 
-def saved_by_tf_keras(path: Path) -> bool:
+def _saved_by_tf_keras(path: Path) -> bool:
     """Tell by the version that a file names whether tf_keras (Keras 2) wrote it; False for a damaged file."""
     try:
-        if path.suffix.lower() == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                version = json.loads(archive.read("metadata.json"))["keras_version"]
-        else:
-            version = _attribute(path, "keras_version")
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        version = _stored(path, "metadata.json", "keras_version")
+        return (json.loads(version)["keras_version"] if version.startswith("{") else version).startswith("2.")
+    except _UNREADABLE:
         return False
-    return version.startswith("2.")
 
 
-def _config(path: Path) -> str:
-    """Return a file's description of its layers, as JSON."""
-    try:
-        if path.suffix.lower() == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                return archive.read("config.json").decode()
-        return _attribute(path, "model_config")
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} holds weights only, or was cut short; give the file of a whole model") from error
+def _stored(path: Path, entry: str, attribute: str) -> str:
+    """A text that Keras stored: an entry of a `.keras` archive, or an attribute of an HDF5 file."""
+    if path.suffix.lower() == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(entry).decode()
+    with require_backend("h5py", "keras").File(path, "r") as file:
+        value = file.attrs[attribute]
+        return value if isinstance(value, str) else value.decode()
 
 
 def _layer_classes(config: Any) -> Iterator[str]:
@@ -249,12 +298,6 @@ def _layer_classes(config: Any) -> Iterator[str]:
         config = list(config.values())
     for part in config if isinstance(config, list) else ():
         yield from _layer_classes(part)
-
-
-def _attribute(path: Path, name: str) -> str:
-    with require_backend("h5py", "keras").File(path, "r") as file:
-        value = file.attrs[name]
-        return value if isinstance(value, str) else value.decode()
 
 
 def _explain(path: Path, error: Exception, module: str) -> str:
@@ -273,89 +316,6 @@ def _explain(path: Path, error: Exception, module: str) -> str:
                 f"{path} uses the layer {name}, which is defined nowhere here; import the code that defines it "
                 f"(decorated with @{module}.register_keras_serializable()) and pass the model object, not the file"
             )
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"{path} is not a Keras model that can be read, or was cut short ({first}); save or copy it again"
-
-
-MODEL_NAMES = ("resnet50", "fcn_vgg16", "unet")
-
-
-def open_model(source: Any, *, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None) -> Any:
-    """Open a Keras model or a TensorFlow graph.
-
-    Args:
-        source: a Keras model (returned as it is), the path of a `.keras`, `.h5`, `.pb` file, a SavedModel folder or a
-            TensorFlow 1 checkpoint (its prefix, one of its files or its folder), a PyTorch `.pt2`, or one of
-            `MODEL_NAMES`.
-        inputs: names of the nodes that are fed, for a TensorFlow graph; found when None.
-        outputs: names of the nodes that are answers, for a TensorFlow graph; found when None.
-    Returns:
-        A Keras model, a FrozenGraph for a TensorFlow graph, or a program of PyTorch. Warns when ResNet-50 has no
-        ImageNet weights, and when the output of a checkpoint was found.
-    Raises:
-        ModelError: it cannot be opened; the message says what it is and what to do.
-    """
-    if not isinstance(source, (str, os.PathLike)):
-        return source
-    path = Path(source)
-    if str(source) in MODEL_NAMES and not path.exists():
-        return _named_model(str(source), load_keras)
-    graph = open_graph(path, inputs, outputs)
-    if graph is not None:
-        return graph
-    if inputs or outputs:
-        raise InputError(
-            f"{source} keeps the inputs and outputs it was made with; name them for a TensorFlow graph only"
-        )
-    if not path.exists():
-        raise ModelError(f"{source} does not exist; give a model file or one of the names {', '.join(MODEL_NAMES)}")
-    if path.stat().st_size == 0:
-        raise ModelError(f"{path} is empty; save or copy the model again")
-    if path.suffix.lower() in TORCH_SUFFIXES:
-        return open_torch_file(path)
-    if path.suffix.lower() in KERAS_SUFFIXES:
-        return read_keras_file(path)
-    raise ModelError(
-        f"{path} is not a model this program opens; expected {', '.join(KERAS_SUFFIXES)}, .pb, .onnx, .pt2, "
-        "a SavedModel folder or a TensorFlow 1 checkpoint"
+    return (
+        f"{path} is not a Keras model that can be read, or was cut short ({first_line(error)}); save or copy it again"
     )
-
-
-def freeze_model(model: Any, *, spatial: tuple[int, int] | None = None) -> FrozenGraph:
-    """Freeze what `open_model` returned; a graph that is frozen already only gets the size that it leaves open."""
-    if not isinstance(model, FrozenGraph):
-        return freeze(model, spatial=spatial)
-    if spatial:
-        fix_size(model.graph_def, model.inputs, spatial)
-    return model
-
-
-def open_tf_keras_model(source: Any) -> Any:
-    """Open what keras2onnx takes: a model object as it is, a file of tf_keras, or a named network built with it.
-
-    Raises:
-        ModelError: the file is not one of tf_keras, or cannot be read.
-    """
-    if not isinstance(source, (str, os.PathLike)):
-        return source
-    path = Path(source)
-    if str(source) in MODEL_NAMES and not path.exists():
-        return _named_model(str(source), load_tf_keras)
-    if path.is_file() and path.suffix.lower() in KERAS_SUFFIXES:
-        return read_tf_keras_file(path)
-    raise ModelError(
-        f"got {source} for keras2onnx, expected a file of tf_keras ({', '.join(KERAS_SUFFIXES)}) or a name of "
-        f"{', '.join(MODEL_NAMES)}; use exporter='tf2onnx' for anything else"
-    )
-
-
-def _named_model(name: str, load: Callable[[], Any]) -> Any:
-    if name == "unet":  # a network of segmentation_models, which must come before TensorFlow
-        return unet.demonstration_model()
-    keras = load()
-    if name == "resnet50":
-        network = resnet50.build(keras)
-        if network.weights != "imagenet":
-            warnings.warn(network.note, stacklevel=3)
-        return network.model
-    return fcn_vgg16.demonstration_model(keras)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.core.errors import ExportError
-from workbench.core.packages import load_tensorflow, require_backend
+from workbench.core.errors import ExportError, first_line
+from workbench.core.packages import load_keras, load_tensorflow, require_backend
+from workbench.models.tf1_graph import GraphView, node_name
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,7 @@ class FrozenGraph:
 def tensor_names(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names that a Keras model's inputs and outputs get in ONNX and in every runner.
 
-    A single one is `input` or `output`; several keep the names of their Keras layers.
-
-    Raises:
-        ExportError: the model was never built, so it has no inputs.
+    A single one is `input` or `output`; several keep the names of their Keras layers. ExportError where it has none.
     """
     if not getattr(model, "inputs", None):
         name = getattr(model, "name", type(model).__name__)
@@ -51,7 +49,10 @@ def freeze(model: Any, *, spatial: tuple[int, int] | None = None) -> FrozenGraph
         spatial: (height, width) in pixels for a model that leaves them open.
     Raises:
         ExportError: unknown input shapes, strings, or a forward pass that TensorFlow cannot trace.
+        BackendUnavailableError: Keras 3 does not compute with TensorFlow in this process.
     """
+    if hasattr(model, "inputs") and not is_tf_keras(model):
+        load_keras()
     tf = load_tensorflow()
     inputs, outputs = tensor_names(model)
     specs = [
@@ -67,27 +68,24 @@ def freeze(model: Any, *, spatial: tuple[int, int] | None = None) -> FrozenGraph
         # the layers of tf_keras may hold a Python `if` on a tensor, which AutoGraph turns into a graph
         function = tf.function(forward, autograph=is_tf_keras(model)).get_concrete_function(*specs)
     except Exception as error:
-        raise ExportError(_cannot_trace(model.name, error)) from error
+        if "as a Python `bool`" in str(error) or "Iterating over a symbolic" in str(error):
+            raise ExportError(
+                f"a layer of {model.name!r} decides by the values of its input (a Python `if`, `while` or `for` on a "
+                "tensor), which no graph holds; write it with keras.ops.where or keras.ops.cond"
+            ) from error
+        raise ExportError(f"TensorFlow cannot trace {model.name!r}: {first_line(error)}") from error
     return freeze_function(function, inputs, outputs)
 
 
 def freeze_function(function: Any, inputs: Sequence[str], outputs: Sequence[str]) -> FrozenGraph:
-    """Replace a concrete function's variables by constants and give its ends the names asked for.
-
-    Args:
-        function: a TensorFlow ConcreteFunction.
-        inputs: new names, in the order of its placeholders.
-        outputs: new names, in the order of its flat outputs.
-    """
+    """Replace a ConcreteFunction's variables by constants; the new names follow its placeholders and flat outputs."""
     graph_def = _with_constants(function)
-    if graph_def is not None:
-        ends = [*function.inputs[: len(inputs)], *function.outputs]
-    else:
+    ends = [*function.inputs[: len(inputs)], *function.outputs]
+    if graph_def is None:
         module = require_backend("tensorflow.python.framework.convert_to_constants", "keras")
         frozen = module.convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
         graph_def, ends = frozen.graph.as_graph_def(add_shapes=True), [*frozen.inputs, *frozen.outputs]
-    old = [tensor.name.split(":")[0] for tensor in ends]
-    renames = dict(zip(old, (*inputs, *outputs), strict=True))
+    renames = dict(zip((node_name(tensor.name) for tensor in ends), (*inputs, *outputs), strict=True))
     for node in graph_def.node:
         node.name = renames.get(node.name, node.name)
         for index, name in enumerate(node.input):
@@ -96,18 +94,14 @@ def freeze_function(function: Any, inputs: Sequence[str], outputs: Sequence[str]
 
 
 def fixed_shape(name: str, shape: tuple[int | None, ...], spatial: tuple[int, int] | None) -> list[int | None]:
-    """Keep the batch open, fill open heights and widths of a picture from `spatial`.
-
-    Raises:
-        ExportError: a size is open and none is given, or the other way round.
-    """
+    """Keep the batch open, fill open heights and widths of a picture from `spatial`; ExportError if it does not fit."""
     batch, *rest = shape
     if len(shape) != 4:
         return [batch, *rest]
     unknown = [axis for axis, size in enumerate(rest) if size is None]
     if unknown and spatial is None:
         raise ExportError(f"{name} is {shape}: its height and width are open; give spatial=(height, width)")
-    if len(unknown) > 2 or len(unknown) == 1:
+    if len(unknown) not in (0, 2):
         raise ExportError(f"{name} is {shape}, expected an input whose height and width are both open or both fixed")
     for axis, size in zip(unknown, spatial or (), strict=False):
         rest[axis] = size
@@ -123,37 +117,27 @@ def _with_constants(function: Any) -> Any:
     """
     tf = load_tensorflow()
     graph = function.graph
-    nodes = _needed_nodes(graph.as_graph_def(add_shapes=True), [tensor.op.name for tensor in function.outputs])
+    graph_def = graph.as_graph_def(add_shapes=True)
+    needed = GraphView(graph_def).upstream(tensor.op.name for tensor in function.outputs)
     captured = {inner.op.name: outer for outer, inner in graph.captures}
     handles = {id(variable.handle): variable for variable in graph.variables}
     frozen = tf.compat.v1.GraphDef(versions={"producer": graph.graph_def_versions.producer})
-    for node in nodes:
+    for node in graph_def.node:
+        if node.name not in needed and node.op != "Placeholder":
+            continue
         if any(value.HasField("func") or value.list.func for value in node.attr.values()):
             return None
-        source = next((name for name in node.input if name.lstrip("^").split(":")[0] in captured), None)
-        if node.name in captured and captured[node.name].dtype == tf.resource:
-            continue
+        source = next((captured[node_name(name)] for name in node.input if node_name(name) in captured), None)
         if node.name in captured:
-            _add_constant(frozen, node, captured[node.name].numpy())
-        elif source is None or captured[source.lstrip("^").split(":")[0]].dtype != tf.resource:
+            if captured[node.name].dtype != tf.resource:
+                _add_constant(frozen, node, captured[node.name].numpy())
+        elif source is None or source.dtype != tf.resource:
             frozen.node.add().CopyFrom(node)
-        elif node.op == "ReadVariableOp" and id(captured[source]) in handles:
-            _add_constant(frozen, node, handles[id(captured[source])].numpy())
+        elif node.op == "ReadVariableOp" and id(source) in handles:
+            _add_constant(frozen, node, handles[id(source)].numpy())
         else:
             return None
     return frozen
-
-
-def _needed_nodes(graph_def: Any, outputs: list[str]) -> list[Any]:
-    """Return the placeholders, and the nodes that the outputs are made from, in the graph's order."""
-    nodes = {node.name: node for node in graph_def.node}
-    needed, pending = set(), list(outputs)
-    while pending:
-        name = pending.pop()
-        if name not in needed:
-            needed.add(name)
-            pending += [source.lstrip("^").split(":")[0] for source in nodes[name].input]
-    return [node for node in graph_def.node if node.name in needed or node.op == "Placeholder"]
 
 
 def _add_constant(graph_def: Any, node: Any, value: Any) -> None:
@@ -175,17 +159,6 @@ def _number_type(name: str, tensor: Any) -> Any:
     return tensor.dtype
 
 
-def _cannot_trace(name: str, error: Exception) -> str:
-    """Say why TensorFlow cannot trace a model, and what to do where that is known."""
-    text = str(error)
-    if "as a Python `bool`" in text or "Iterating over a symbolic" in text:
-        return (
-            f"a layer of {name!r} decides by the values of its input (a Python `if`, `while` or `for` on a tensor), "
-            "which no graph holds; write it with keras.ops.where or keras.ops.cond"
-        )
-    return f"TensorFlow cannot trace {name!r}: {first_line(error)}"
-
-
 def _clean(names: list[str], single: str) -> tuple[str, ...]:
     """Make names that ONNX, TensorFlow and file systems all accept, without doubles."""
     if len(names) == 1:
@@ -195,8 +168,3 @@ def _clean(names: list[str], single: str) -> tuple[str, ...]:
         name = re.sub(r"[^A-Za-z0-9_]", "_", name.split(":")[0])
         cleaned.append(name if name not in cleaned else f"{name}_{len(cleaned)}")
     return tuple(cleaned)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text that says something, or the error's type."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

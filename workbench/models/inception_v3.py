@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 from workbench.core.errors import InputError, ModelError
 from workbench.core.files import make_folder
 from workbench.core.packages import load_tensorflow, load_tf_keras, require_backend
+from workbench.models.resnet50 import central_square, random_squares
 from workbench.models.tf1_checkpoint import require_checkpoint
 from workbench.models.tf1_graph import without_deprecations
-from workbench.pictures.images import photographs, rescale_image
 
 INPUT_SIZE = (299, 299)
 INPUT, OUTPUT = "input", "InceptionV3/Logits/SpatialSqueeze"
@@ -42,12 +42,7 @@ def preprocess(image: np.ndarray, size: tuple[int, int] = INPUT_SIZE) -> np.ndar
     Source: the evaluation branch of inception_preprocessing.py of TensorFlow's slim models, which crops, scales and
         shifts so; it crops a rectangle, we a square, so that nothing is squeezed.
     """
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(f"expected an (H, W, 3) RGB image, got {image.shape}; open it with load_image")
-    side = max(1, round(_CENTRE * min(image.shape[:2])))
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    square = rescale_image(image[top : top + side, left : left + side], (*size, 3))
-    return (square / 127.5 - 1).astype(np.float32)
+    return (central_square(image, size, _CENTRE) / 127.5 - 1).astype(np.float32)
 
 
 def load_slim() -> ModuleType:
@@ -55,11 +50,6 @@ def load_slim() -> ModuleType:
 
     TensorFlow's old batch normalisation looks for `tf_keras.legacy_tf_layers`, which has moved to `tf_keras.src`;
     it is put where TensorFlow looks.
-
-    Returns:
-        The module `tf_slim`.
-    Raises:
-        BackendUnavailableError: TensorFlow, tf_keras or tf_slim is not installed.
     """
     load_tf_keras()
     for name in ("legacy_tf_layers", "legacy_tf_layers.normalization"):
@@ -128,17 +118,9 @@ def make_checkpoint(
     """Write a checkpoint of InceptionV3 with calibrated random weights, as TensorFlow 1 writes it.
 
     The weights know nothing of ImageNet. Their batch statistics and logits are set on real pictures, so that
-    different pictures get different answers.
+    different pictures get different answers. The same `seed` gives the same weights, for training and for use; the
+    other options are those of `build_graph`.
 
-    Args:
-        folder: where the `.meta`, `.index` and `.data` files go; made if need be.
-        classes: as for `build_graph`.
-        training: as for `build_graph`.
-        size: as for `build_graph`.
-        depth_multiplier: as for `build_graph`.
-        layout: as for `build_graph`.
-        seed: of the weights; the same seed gives the same weights, for training and for use.
-        progress: show a bar.
     Returns:
         The prefix of the checkpoint, `inception_v3.ckpt` in `folder`.
     Raises:
@@ -146,17 +128,12 @@ def make_checkpoint(
         OutputError: the folder cannot be made or written.
     """
     form: dict[str, Any] = {"classes": classes, "size": size, "depth_multiplier": depth_multiplier}
-    with tqdm(total=3, unit="step", leave=False, disable=not progress) as bar:
-        bar.set_description("build the network")
+    with tqdm(total=2, desc="calibrate", unit="step", leave=False, disable=not progress) as bar:
         graph = build_graph(training=True, batch_norm_decay=0.0, keep=1.0, **form)
-        bar.update()
-        bar.set_description("calibrate")
         values = _calibrate(graph, _random_weights(graph, seed), photograph_crops(size))
         bar.update()
         bar.set_description("write the checkpoint")
-        prefix = _save(build_graph(training=training, layout=layout, **form), values, make_folder(folder))
-        bar.update()
-    return prefix
+        return _save(build_graph(training=training, layout=layout, **form), values, make_folder(folder))
 
 
 def rebuild(
@@ -170,16 +147,10 @@ def rebuild(
     """Build InceptionV3 for use and give it the weights of a checkpoint that cannot be converted itself.
 
     That is one made in training, or one without a `.meta` file, such as the published `inception_v3.ckpt`. The number
-    of classes is read from the weights.
+    of classes is read from the weights; the options are those of `build_graph`.
 
-    Args:
-        checkpoint: as for `open_checkpoint`; only its weights are read.
-        folder: where the new checkpoint goes; made if need be.
-        size: (height, width) of the pictures, in pixels.
-        depth_multiplier: as for `build_graph`.
-        layout: as for `build_graph`.
     Returns:
-        The prefix of the new checkpoint, `inception_v3.ckpt` in `folder`.
+        The prefix of the new checkpoint, `inception_v3.ckpt` in `folder`, which is made if need be.
     Raises:
         ModelError: files are missing, or the weights are not those of tf-slim's InceptionV3.
         InputError: the new checkpoint would overwrite the old one.
@@ -188,18 +159,16 @@ def rebuild(
     prefix = require_checkpoint(checkpoint, graph=False)
     if Path(folder).resolve() == prefix.resolve().parent:
         raise InputError(f"got the folder of the checkpoint itself, {folder}; give another folder")
-    tf = load_tensorflow().compat.v1
     try:
-        reader = tf.train.load_checkpoint(str(prefix))
+        reader = load_tensorflow().train.load_checkpoint(str(prefix))
         shapes = reader.get_variable_to_shape_map()
     except Exception as error:
         raise ModelError(f"the weights of {prefix} cannot be read ({error}); copy the checkpoint again") from error
     if f"{_HEAD}weights" not in shapes:
         raise ModelError(f"{prefix} does not hold tf-slim's InceptionV3 (no {_HEAD}weights); give one of that network")
-    graph = build_graph(
-        classes=shapes[f"{_HEAD}weights"][-1], depth_multiplier=depth_multiplier, size=size, layout=layout
-    )
-    wanted = {variable.op.name: tuple(variable.shape) for variable in _variables(graph)}
+    classes = shapes[f"{_HEAD}weights"][-1]
+    graph = build_graph(classes=classes, depth_multiplier=depth_multiplier, size=size, layout=layout)
+    wanted = {name: tuple(variable.shape) for name, variable in _variables(graph).items()}
     odd = [name for name, shape in wanted.items() if tuple(shapes.get(name, ())) != shape]
     if odd:
         raise ModelError(
@@ -210,31 +179,15 @@ def rebuild(
 
 
 def photograph_crops(size: tuple[int, int] = INPUT_SIZE, count: int = 24, seed: int = 0) -> np.ndarray:
-    """Cut random squares from scikit-image's photographs, as InceptionV3's input.
-
-    Args:
-        size: (height, width) in pixels.
-        count: how many crops.
-        seed: of their positions and sizes.
-    Returns:
-        (count, height, width, 3) float32, -1..1.
-    """
-    generator = np.random.default_rng(seed)
-    pictures = list(photographs().values())
-    crops = []
-    for index in range(count):
-        picture = pictures[index % len(pictures)]
-        side = int(min(picture.shape[:2]) * generator.uniform(0.4, 1.0))
-        top, left = (generator.integers(length - side + 1) for length in picture.shape[:2])
-        crops.append(preprocess(picture[top : top + side, left : left + side], size))
-    return np.stack(crops)
+    """Cut random squares from scikit-image's photographs, as InceptionV3's input: (count, height, width, 3) float32."""
+    return np.stack([preprocess(square, size) for square in random_squares(count, seed)])
 
 
 def _random_weights(graph: Any, seed: int) -> dict[str, np.ndarray]:
     """He's initial weights for the kernels (a sum of n inputs after a ReLU keeps its size), 0 and 1 for the rest."""
     generator, values = np.random.default_rng(seed), {}
-    for variable in _variables(graph):
-        name, shape = variable.op.name, tuple(variable.shape)
+    for name, variable in _variables(graph).items():
+        shape = tuple(variable.shape)
         if name.endswith("/weights"):
             spread = np.sqrt(2 / np.prod(shape[:-1]))
             values[name] = generator.standard_normal(shape, np.float32) * np.float32(spread)
@@ -250,22 +203,20 @@ def _calibrate(graph: Any, values: dict[str, np.ndarray], crops: np.ndarray) -> 
         _assign(session, graph, values)
         updates = graph.get_collection(tf.GraphKeys.UPDATE_OPS)  # with a decay of 0, one pass is enough
         logits, _ = session.run([f"{OUTPUT}:0", updates], {f"{INPUT}:0": crops})
-        values = dict(session.run({variable.op.name: variable for variable in _variables(graph)}))
+        values = dict(session.run(_variables(graph)))
     scale = np.float32(_LOGIT_SPREAD / logits.std(axis=0).mean())
     values |= {f"{_HEAD}weights": values[f"{_HEAD}weights"] * scale, f"{_HEAD}biases": -logits.mean(axis=0) * scale}
     return values
 
 
-def _variables(graph: Any) -> list[Any]:
-    tf = load_tensorflow().compat.v1
-    return list(graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES))
+def _variables(graph: Any) -> dict[str, Any]:
+    return {variable.op.name: variable for variable in graph.get_collection("variables")}
 
 
 def _assign(session: Any, graph: Any, values: dict[str, np.ndarray]) -> None:
     """Run every variable's initialiser with our value in the place of its own."""
-    variables = _variables(graph)
-    feed = {variable.initializer.inputs[1]: values[variable.op.name] for variable in variables}
-    session.run([variable.initializer for variable in variables], feed)
+    initialisers = {name: variable.initializer for name, variable in _variables(graph).items()}
+    session.run(list(initialisers.values()), {each.inputs[1]: values[name] for name, each in initialisers.items()})
 
 
 def _save(graph: Any, values: dict[str, np.ndarray], folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """ResNet-50 with ImageNet weights where they can be had, else with calibrated random weights."""
 
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from workbench.core.errors import InputError
 from workbench.core.packages import require_backend
+from workbench.models.weights import calibrate
 from workbench.pictures.images import IMAGENET_MEAN_BGR, photographs, rescale_image
 
 INPUT_SIZE = (224, 224)
@@ -42,33 +44,32 @@ def preprocess(image: np.ndarray) -> np.ndarray:
         InputError: not an (H, W, 3) image.
     Source: the `caffe` mode of keras.applications.imagenet_utils, whose means these are.
     """
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise InputError(f"expected an (H, W, 3) RGB image, got {image.shape}; open it with load_image")
-    side = min(image.shape[:2])
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    square = rescale_image(image[top : top + side, left : left + side], (*INPUT_SIZE, 3))
-    return (square[..., ::-1] - IMAGENET_MEAN_BGR).astype(np.float32)
+    return (central_square(image, INPUT_SIZE)[..., ::-1] - IMAGENET_MEAN_BGR).astype(np.float32)
 
 
 def photograph_crops(count: int = 24, seed: int = 0) -> np.ndarray:
-    """Cut random squares from scikit-image's photographs, as ResNet-50 input.
+    """Cut random squares from scikit-image's photographs, as ResNet-50 input: (count, 224, 224, 3) float32."""
+    return np.stack([preprocess(square) for square in random_squares(count, seed)])
 
-    Args:
-        count: how many crops.
-        seed: of their positions and sizes.
-    Returns:
-        (count, 224, 224, 3) float32, preprocessed.
-    """
+
+def central_square(image: np.ndarray, size: tuple[int, int], share: float = 1.0) -> np.ndarray:
+    """Cut the centre of an (H, W, 3) uint8 image, a share of its largest square, and scale it to (height, width)."""
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(f"expected an (H, W, 3) RGB image, got {image.shape}; open it with load_image")
+    side = max(1, round(share * min(image.shape[:2])))
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    return rescale_image(image[top : top + side, left : left + side], (*size, 3))
+
+
+def random_squares(count: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield squares of random size and place from scikit-image's photographs, in turn; (side, side, 3) uint8."""
     generator = np.random.default_rng(seed)
     pictures = list(photographs().values())
-    crops = []
     for index in range(count):
         picture = pictures[index % len(pictures)]
         side = int(min(picture.shape[:2]) * generator.uniform(0.4, 1.0))
-        top = generator.integers(picture.shape[0] - side + 1)
-        left = generator.integers(picture.shape[1] - side + 1)
-        crops.append(preprocess(picture[top : top + side, left : left + side]))
-    return np.stack(crops)
+        top, left = (generator.integers(length - side + 1) for length in picture.shape[:2])
+        yield picture[top : top + side, left : left + side]
 
 
 def build(keras: Any, *, weights: str = "imagenet", seed: int = 0, crops: np.ndarray | None = None) -> ResNet50:
@@ -89,13 +90,12 @@ def build(keras: Any, *, weights: str = "imagenet", seed: int = 0, crops: np.nda
     """
     if weights not in ("imagenet", "random"):
         raise InputError(f"got weights={weights!r}, expected 'imagenet' or 'random'")
+    reason = ""
     if weights == "imagenet":
         model, reason = _with_imagenet_weights(keras)
         if model is not None:
             return ResNet50(model, "imagenet", "ImageNet weights of keras.applications")
         reason = f"ImageNet weights could not be had from Keras's cache or the network ({reason}); "
-    else:
-        reason = ""
     model = _calibrated(keras, seed, photograph_crops() if crops is None else crops)
     note = f"{reason}calibrated random weights, seed {seed}: good for comparing runners, not for naming objects"
     return ResNet50(model, "random", note)
@@ -117,13 +117,7 @@ def _calibrated(keras: Any, seed: int, crops: np.ndarray) -> Any:
     """Random kernels whose batch statistics and logits are set on real pictures, so that answers differ."""
     keras.utils.set_random_seed(seed)
     model = keras.applications.ResNet50(weights=None, classifier_activation=None)
-    normalisations = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
-    momenta = [layer.momentum for layer in normalisations]
-    for layer in normalisations:
-        layer.momentum = 0.0
-    model(crops, training=True)
-    for layer, momentum in zip(normalisations, momenta, strict=True):
-        layer.momentum = momentum
+    calibrate(model, crops)
     head = model.layers[-1]
     logits = np.asarray(model(crops, training=False))
     kernel = np.asarray(head.weights[0])

@@ -1,4 +1,4 @@
-"""Which files a TensorFlow 1 checkpoint consists of, and which of them are missing; TensorFlow is not needed."""
+"""Open TensorFlow 1 checkpoints: find their files without TensorFlow, then restore the weights and freeze the graph."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.core.errors import ModelError
+from workbench.core.errors import ModelError, first_line
 from workbench.core.packages import load_tensorflow, require_backend
 from workbench.models.freezing import FrozenGraph
 from workbench.models.tf1_graph import (
@@ -22,19 +22,21 @@ from workbench.models.tf1_graph import (
     without_deprecations,
 )
 
+PathLike = str | os.PathLike[str]
+Names = Sequence[str] | None
+
 _SHARD = re.compile(r"(?P<prefix>.+)\.data-\d{5}-of-(?P<count>\d{5})")
 _STATE = re.compile(r'^model_checkpoint_path: "(?P<path>.+)"', re.MULTILINE)
 _OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"  # the key that TensorFlow 2 writes first
 
 
-def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
+def find_checkpoint(path: PathLike) -> Path | None:
     """Find the prefix of the checkpoint that a path means, such as `model.ckpt` for `model.ckpt.meta`.
 
-    Args:
-        path: the prefix itself, one of its files (`.meta`, `.index`, `.data-00000-of-00001`), a single `.ckpt` file
-            of the older format, or a folder that holds one checkpoint or says in `checkpoint` which is the latest.
-    Returns:
-        The prefix, whether or not all its files are there; None when the path does not look like a checkpoint.
+    That is the prefix itself, one of its files (`.meta`, `.index`, `.data-00000-of-00001`), a single `.ckpt` file of
+    the older format, or a folder that holds one checkpoint or says in `checkpoint` which is the latest. Files may be
+    missing; None when the path does not look like a checkpoint.
+
     Raises:
         ModelError: a folder with several checkpoints and nothing that says which is meant.
     """
@@ -50,14 +52,9 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
     return path if known or _present(path) else None
 
 
-def require_checkpoint(path: str | os.PathLike[str], *, graph: bool = True) -> Path:
-    """Find a checkpoint and refuse it, in one sentence, when a file of it is missing.
+def require_checkpoint(path: PathLike, *, graph: bool = True) -> Path:
+    """Find the prefix of a checkpoint, as `find_checkpoint` does; `graph` says whether its `.meta` file is needed.
 
-    Args:
-        path: as for `find_checkpoint`.
-        graph: whether its `.meta` file is needed.
-    Returns:
-        The prefix.
     Raises:
         ModelError: no checkpoint, or one without its graph, its index or some of its weights.
     """
@@ -69,7 +66,8 @@ def require_checkpoint(path: str | os.PathLike[str], *, graph: bool = True) -> P
         )
     if graph and not _beside(prefix, ".meta").is_file():
         raise ModelError(_no_graph(prefix))
-    _require_weights(prefix)
+    if not prefix.is_file():  # the older format keeps all weights in one file
+        _require_weights(prefix)
     return prefix
 
 
@@ -86,22 +84,19 @@ def _in_folder(folder: Path) -> Path | None:
 
 
 def _require_weights(prefix: Path) -> None:
-    if prefix.is_file():
-        return  # the older format keeps all weights in one file
     if not _beside(prefix, ".index").is_file():
         raise ModelError(f"{prefix}.index is missing, which says where each weight is; copy it beside the other files")
-    shards = [match for file in _present(prefix) if (match := _SHARD.fullmatch(file.name))]
-    if not shards:
+    count = next((int(match["count"]) for file in _present(prefix) if (match := _SHARD.fullmatch(file.name))), 0)
+    if not count:
         raise ModelError(
             f"{prefix}.data-00000-of-... is missing, which holds the weights; copy it beside the other files"
         )
-    count = int(shards[0]["count"])
-    names = [f"{prefix}.data-{number:05d}-of-{count:05d}" for number in range(count)]
-    missing = [name for name in names if not Path(name).is_file()]
-    if missing:
-        raise ModelError(
-            f"{missing[0]} is missing, one of {count} files that hold the weights; copy it beside the others"
-        )
+    for number in range(count):
+        shard = _beside(prefix, f".data-{number:05d}-of-{count:05d}")
+        if not shard.is_file():
+            raise ModelError(
+                f"{shard} is missing, one of {count} files that hold the weights; copy it beside the others"
+            )
 
 
 def _no_graph(prefix: Path) -> str:
@@ -121,11 +116,12 @@ def _present(prefix: Path) -> list[Path]:
     """The files of a checkpoint that are there."""
     if not prefix.name or not prefix.parent.is_dir():
         return []
-    found = [file for suffix in (".meta", ".index") if (file := _beside(prefix, suffix)).is_file()]
-    return found + [
+    ends = (".meta", ".index")
+    return [
         file
         for file in sorted(prefix.parent.iterdir())
-        if (match := _SHARD.fullmatch(file.name)) and match["prefix"] == prefix.name
+        if file.name in {prefix.name + end for end in ends}
+        or ((match := _SHARD.fullmatch(file.name)) and match["prefix"] == prefix.name)
     ]
 
 
@@ -133,12 +129,7 @@ def _beside(prefix: Path, suffix: str) -> Path:
     return prefix.with_name(prefix.name + suffix)
 
 
-PathLike = str | os.PathLike[str]
-
-
-def open_checkpoint(
-    path: PathLike, outputs: Sequence[str] | None = None, inputs: Sequence[str] | None = None
-) -> FrozenGraph:
+def open_checkpoint(path: PathLike, outputs: Names = None, inputs: Names = None) -> FrozenGraph:
     """Restore a TensorFlow 1 checkpoint and freeze what leads to its outputs.
 
     Args:
@@ -157,25 +148,15 @@ def open_checkpoint(
     return _open_meta_graph(_read_meta(prefix), prefix, prefix, outputs, inputs)
 
 
-def open_saved_graph(
-    folder: PathLike, outputs: Sequence[str] | None = None, inputs: Sequence[str] | None = None
-) -> FrozenGraph:
-    """Freeze the graph of a SavedModel without its signatures, such as TensorFlow 1 wrote it.
-
-    Args:
-        folder: the folder with `saved_model.pb` in it.
-        outputs: as for `open_checkpoint`.
-        inputs: as for `open_checkpoint`.
-    Raises:
-        ModelError: as for `open_checkpoint`.
-    """
+def open_saved_graph(folder: PathLike, outputs: Names = None, inputs: Names = None) -> FrozenGraph:
+    """Freeze the graph of a SavedModel without its signatures, as `open_checkpoint` does with a checkpoint's."""
     folder = Path(folder)
     module = require_backend("tensorflow.core.protobuf.saved_model_pb2", "keras")
     saved = module.SavedModel()
     try:
         saved.ParseFromString((folder / "saved_model.pb").read_bytes())
     except Exception as error:  # protobuf's DecodeError is not public
-        raise ModelError(f"{folder} is a damaged SavedModel ({_first_line(error)}); export it again") from error
+        raise ModelError(f"{folder} is a damaged SavedModel ({first_line(error)}); export it again") from error
     graphs = sorted(saved.meta_graphs, key=lambda one: "serve" not in one.meta_info_def.tags)
     if not graphs:
         raise ModelError(f"the SavedModel {folder} holds no graph; export it again")
@@ -183,29 +164,27 @@ def open_saved_graph(
 
 
 def list_outputs(path: PathLike) -> tuple[OutputProposal, ...]:
-    """Rank the nodes of a checkpoint's graph that may be its output, the most likely first.
-
-    Args:
-        path: as for `open_checkpoint`.
-    Raises:
-        ModelError: a file is missing, or the graph is damaged.
-    """
+    """Rank the nodes of a checkpoint's graph that may be its output, the most likely first; ModelError without it."""
     return propose_outputs(_read_meta(require_checkpoint(path)).graph_def)
 
 
-def _open_meta_graph(
-    meta: Any, prefix: Path, source: Path, outputs: Sequence[str] | None, inputs: Sequence[str] | None
-) -> FrozenGraph:
+def _open_meta_graph(meta: Any, prefix: Path, source: Path, outputs: Names, inputs: Names) -> FrozenGraph:
     """Freeze a MetaGraphDef with the weights at `prefix`; `source` is what the reader called it."""
-    tf = load_tensorflow().compat.v1
-    outputs, inputs = _choose_ends(meta.graph_def, outputs, inputs, source)
-    graph_def = cut_at(meta.graph_def, inputs, outputs)
+    graph_def = meta.graph_def
+    outputs = _clean(outputs, graph_def, source) if outputs else (_likeliest_output(graph_def, source),)
+    inputs = _clean(inputs, graph_def, source) if inputs else find_inputs(graph_def, outputs)
+    if not inputs:
+        raise ModelError(
+            f"{source}: no placeholder leads to {', '.join(outputs)}; name the node where pictures go in, "
+            "with inputs=[...] or --inputs"
+        )
+    graph_def = cut_at(graph_def, inputs, outputs)
     refuse_training(graph_def, outputs, source)
-    return FrozenGraph(_restore_and_freeze(tf, graph_def, meta.saver_def, outputs, prefix), inputs, outputs)
+    return FrozenGraph(_restore_and_freeze(graph_def, meta.saver_def, outputs, prefix), inputs, outputs)
 
 
 def _read_meta(prefix: Path) -> Any:
-    path = prefix.with_name(prefix.name + ".meta")
+    path = _beside(prefix, ".meta")
     meta = load_tensorflow().compat.v1.MetaGraphDef()
     try:
         meta.ParseFromString(path.read_bytes())
@@ -214,22 +193,6 @@ def _read_meta(prefix: Path) -> Any:
     if not meta.graph_def.node:
         raise ModelError(f"{path} holds no graph; save the checkpoint again with tf.train.Saver().save(...)")
     return meta
-
-
-def _choose_ends(
-    graph_def: Any, outputs: Sequence[str] | None, inputs: Sequence[str] | None, source: Any
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the outputs and inputs asked for, or the most likely ones."""
-    outputs = _clean(outputs, graph_def, source) if outputs else (_likeliest_output(graph_def, source),)
-    if inputs:
-        return outputs, _clean(inputs, graph_def, source)
-    found = find_inputs(graph_def, outputs)
-    if not found:
-        raise ModelError(
-            f"{source}: no placeholder leads to {', '.join(outputs)}; name the node where pictures go in, "
-            "with inputs=[...] or --inputs"
-        )
-    return outputs, found
 
 
 def _likeliest_output(graph_def: Any, source: Any) -> str:
@@ -241,7 +204,7 @@ def _likeliest_output(graph_def: Any, source: Any) -> str:
     warnings.warn(
         f"no output was named, so {best.name} is taken: {best.reason}, and {best.weights} weights lead to it.{also} "
         "Name another with outputs=[...] or --outputs.",
-        stacklevel=5,
+        stacklevel=4,
     )
     return best.name
 
@@ -262,9 +225,9 @@ def _clean(names: Sequence[str], graph_def: Any, source: Any) -> tuple[str, ...]
     return tuple(node_name(name) for name in names)
 
 
-def _restore_and_freeze(tf: Any, graph_def: Any, saver: Any, outputs: Sequence[str], prefix: Path) -> Any:
+def _restore_and_freeze(graph_def: Any, saver: Any, outputs: Sequence[str], prefix: Path) -> Any:
     """Import only what leads to the outputs and what restores the weights, run the latter, then freeze."""
-    view = GraphView(graph_def)
+    tf, view = load_tensorflow().compat.v1, GraphView(graph_def)
     variables = [name for name in view.upstream(outputs) if name in view.nodes and view.nodes[name].op in VARIABLES]
     if variables and not saver.restore_op_name:
         raise ModelError(
@@ -279,7 +242,7 @@ def _restore_and_freeze(tf: Any, graph_def: Any, saver: Any, outputs: Sequence[s
             tf.import_graph_def(view.subgraph([*outputs, *restore, *(r for r in reads if r in view.nodes)]), name="")
         except Exception as error:
             raise ModelError(
-                f"TensorFlow {tf.__version__} cannot read the graph of {prefix}: {_first_line(error)}"
+                f"TensorFlow {tf.__version__} cannot read the graph of {prefix}: {first_line(error)}"
             ) from error
         if variables:
             _require_same_variables(tf, view, saver, prefix)
@@ -294,7 +257,7 @@ def _restore(tf: Any, session: Any, saver: Any, prefix: Path) -> None:
         session.run(node_name(saver.restore_op_name), {saver.filename_tensor_name: str(prefix)})
     except tf.errors.OpError as error:
         raise ModelError(
-            f"the weights of {prefix} are damaged or of another graph ({_first_line(error)}); copy all its files again"
+            f"the weights of {prefix} are damaged or of another graph ({first_line(error)}); copy all its files again"
         ) from error
 
 
@@ -303,7 +266,7 @@ def _require_same_variables(tf: Any, view: GraphView, saver: Any, prefix: Path) 
     try:
         stored = tf.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
     except Exception as error:
-        raise ModelError(f"the index of {prefix} is damaged ({_first_line(error)}); copy it again") from error
+        raise ModelError(f"the index of {prefix} is damaged ({first_line(error)}); copy it again") from error
     wanted: list[str] = []
     for name in view.upstream([saver.restore_op_name]):
         node = view.nodes.get(name)
@@ -323,7 +286,3 @@ def _require_same_variables(tf: Any, view: GraphView, saver: Any, prefix: Path) 
                 f"graph and weights of {prefix} do not belong together: {name} is {shape} in the graph and "
                 f"{stored[name]} among the weights; copy both from the same training run"
             )
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -13,7 +13,8 @@ from workbench.core.packages import load_tensorflow
 from workbench.core.report import count
 
 VARIABLES = ("Variable", "VariableV2", "VarHandleOp")
-_SOURCES = ("Placeholder", "PlaceholderWithDefault", "IteratorGetNext")
+_PLACEHOLDERS = ("Placeholder", "PlaceholderWithDefault")
+_SOURCES = (*_PLACEHOLDERS, "IteratorGetNext")
 _BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _RANDOM = re.compile(r"(Stateless)?(Random|Truncated|Parameterized|Multinomial)|Dropout$")
 _LOSS = re.compile(r"CrossEntropyWithLogits|^L2Loss$|^CTCLoss")
@@ -23,18 +24,18 @@ _ASIDE = ("Shape", "ArgMax", "Assert", "InTopK", "InTopKV2", "TopKV2")
 _FLOATS = (1, 2, 14, 19)  # DT_FLOAT, DT_DOUBLE, DT_BFLOAT16, DT_HALF
 _INTEGERS = (3, 4, 5, 6, 9)  # DT_INT32, UINT8, INT16, INT8, INT64
 _BOOL = 10
+_REBUILD = (
+    "build it again with is_training=False and a placeholder as input, restore the same checkpoint with "
+    "tf.train.Saver().restore(...), save it with .save(...), then convert that"
+)
+_REBUILD_INCEPTION = (
+    "build it for use: workbench.models.inception_v3.rebuild(checkpoint, folder), then convert what that writes"
+)
 
 
 @dataclass(frozen=True)
 class OutputProposal:
-    """A node that may be an output of the network.
-
-    Attributes:
-        name: the node.
-        operator: what it computes, such as `"Squeeze"`.
-        weights: how many variables lead to it.
-        reason: why it is proposed, in words.
-    """
+    """A node that may be an output: its name, what it computes, how many variables lead to it, and why, in words."""
 
     name: str
     operator: str
@@ -43,11 +44,7 @@ class OutputProposal:
 
 
 class GraphView:
-    """A GraphDef seen as nodes and edges.
-
-    Args:
-        graph_def: a TensorFlow GraphDef; not modified.
-    """
+    """A GraphDef, which is not modified, seen as nodes and edges."""
 
     def __init__(self, graph_def: Any) -> None:
         self.graph_def = graph_def
@@ -109,68 +106,56 @@ def propose_outputs(graph_def: Any) -> tuple[OutputProposal, ...]:
     """Rank the nodes that may be the output of a network, the most likely first.
 
     Values that go into a softmax or a loss come before the softmax itself: a comparison of two forms of a network
-    needs logits. More weights lead to a main output than to an auxiliary one.
-
-    Args:
-        graph_def: a TensorFlow GraphDef, also one that holds training, saving and summaries.
-    Returns:
-        Proposals; empty when nothing is computed from an input.
+    needs logits. More weights lead to a main output than to an auxiliary one. The graph may also hold training, saving
+    and summaries; there are no proposals when nothing is computed from an input.
     """
     view = GraphView(graph_def)
     forward = _forward(view)
     found: dict[str, str] = {}
-    for name in view.nodes:
-        node = view.nodes[name]
+    for name, node in view.nodes.items():
         if (node.op in ("Softmax", "LogSoftmax") and name in forward) or _LOSS.search(node.op):
-            logits = _before_reshapes(view, view.sources[name][0])
+            logits = view.sources[name][0]
+            while logits in view.nodes and view.nodes[logits].op in ("Reshape", "Identity"):
+                logits = view.sources[logits][0]  # where the values were computed
             if logits in forward:
                 found.setdefault(logits, f"its values go into {name} ({node.op}), so they are logits")
     for name in view.nodes:
-        if name in forward and _is_end(view, name, forward):
+        if name in forward and _is_end(view, name):
             found.setdefault(name, "no other part of the network reads it")
-    proposals = [_proposal(view, name, reason) for name, reason in found.items()]
+    proposals = []
+    for name, reason in found.items():
+        weights = sum(view.nodes[above].op in VARIABLES for above in view.upstream([name]) if above in view.nodes)
+        proposals.append(OutputProposal(name, view.nodes[name].op, weights, reason))
     return tuple(sorted(proposals, key=lambda one: (-one.weights, "logits" not in one.reason)))
 
 
 def find_inputs(graph_def: Any, outputs: Iterable[str]) -> tuple[str, ...]:
     """Return the placeholders that lead to the outputs, but for the switches between training and use."""
-    view = GraphView(graph_def)
-    needed = view.upstream(outputs)
-    return tuple(
-        node.name
-        for node in graph_def.node
-        if node.name in needed and node.op in _SOURCES[:2] and _dtype(node) != _BOOL
-    )
+    needed = GraphView(graph_def).upstream(outputs)
+    found = (node for node in graph_def.node if node.name in needed and node.op in _PLACEHOLDERS)
+    return tuple(node.name for node in found if _dtype(node) != _BOOL)
 
 
 def refuse_training(graph_def: Any, outputs: Iterable[str], source: Any) -> None:
-    """Refuse a graph whose answers are random or depend on the rest of the batch.
+    """Raise ModelError where the way to `outputs` is random or depends on the rest of the batch.
 
-    Args:
-        graph_def: a TensorFlow GraphDef.
-        outputs: the nodes that matter; what does not lead to them is not looked at.
-        source: the file, for the message.
-    Raises:
-        ModelError: random numbers, batch normalisation with the statistics of the batch, or a switch between
-            training and use on the way to an output; the message says how to rebuild the network.
+    The message names `source`, the file, and says how to rebuild the network.
     """
     view = GraphView(graph_def)
     needed = view.upstream(outputs)
     nodes = list(_with_functions(graph_def, [view.nodes[name] for name in view.nodes if name in needed]))
-    random = [node.name for node in nodes if _RANDOM.match(node.op)]
-    batch = [node.name for node in nodes if node.op in _BATCH_NORMS and node.attr["is_training"].b]
-    batch += [node.name for node in nodes if _averages_the_batch(view, node)]
-    switches = [node.name for node in nodes if node.op in _SOURCES[:2] and _dtype(node) == _BOOL]
+    norms = [node.name for node in nodes if node.op in _BATCH_NORMS and node.attr["is_training"].b]
     kinds = {
-        "random numbers, such as dropout": random,
-        "the statistics of the batch": batch,
-        "a switch between training and use": switches,
+        "random numbers, such as dropout": [node.name for node in nodes if _RANDOM.match(node.op)],
+        "the statistics of the batch": norms + [node.name for node in nodes if _averages_the_batch(view, node)],
+        "a switch between training and use": [n.name for n in nodes if n.op in _PLACEHOLDERS and _dtype(n) == _BOOL],
     }
     facts = [f"{count(len(names), 'node')} with {kind} ({names[0]})" for kind, names in kinds.items() if names]
     if facts:
+        way = _REBUILD_INCEPTION if any(name.startswith("InceptionV3/") for name in needed) else _REBUILD
         raise ModelError(
             f"{source} is a graph made for training: it has {' and '.join(facts)}, so its answers would not be those "
-            f"of the trained network; {_how_to_rebuild(view, needed)}"
+            f"of the trained network; {way}"
         )
 
 
@@ -187,14 +172,14 @@ def _closure(names: Iterable[str], edges: dict[str, list[str]]) -> set[str]:
 
 def _forward(view: GraphView) -> set[str]:
     """The nodes that carry the network's own values: computed from data, but not from labels, losses or gradients."""
-    data = [n.name for n in view.nodes.values() if n.op in _SOURCES or "Dequeue" in n.op]
-    labels = [name for name in data if _is_label(view.nodes[name])]
+    data = [node for node in view.nodes.values() if node.op in _SOURCES or "Dequeue" in node.op]
     others = [node.name for node in view.nodes.values() if _LOSS.search(node.op) or node.op.startswith("Restore")]
-    forward = view.downstream(name for name in data if name not in labels) - view.downstream([*labels, *others])
+    pictures = [node.name for node in data if not _is_label(node)]
+    forward = view.downstream(pictures) - view.downstream([*(n.name for n in data if _is_label(n)), *others])
     return {
         name
-        for name in forward
-        if name in view.nodes and not _GRADIENTS.search(name) and not _UPDATE.search(view.nodes[name].op)
+        for name in forward & view.nodes.keys()
+        if not _GRADIENTS.search(name) and not _UPDATE.search(view.nodes[name].op)
     }
 
 
@@ -204,24 +189,12 @@ def _is_label(node: Any) -> bool:
     return _dtype(node) in _INTEGERS and not shape.unknown_rank and len(shape.dim) <= 2
 
 
-def _before_reshapes(view: GraphView, name: str) -> str:
-    """Go back to where the values were computed, past nodes that only change their shape."""
-    while name in view.nodes and view.nodes[name].op in ("Reshape", "Identity"):
-        name = view.sources[name][0]
-    return name
-
-
-def _is_end(view: GraphView, name: str, forward: set[str]) -> bool:
+def _is_end(view: GraphView, name: str) -> bool:
     node = view.nodes[name]
     if node.op in _SOURCES or "Dequeue" in node.op or node.op in VARIABLES or _dtype(node) not in _FLOATS:
         return False
     readers = {view.nodes[reader].op for reader in view.readers[name]}
     return not any(operator not in _ASIDE and "Summary" not in operator for operator in readers)
-
-
-def _proposal(view: GraphView, name: str, reason: str) -> OutputProposal:
-    weights = sum(view.nodes[above].op in VARIABLES for above in view.upstream([name]) if above in view.nodes)
-    return OutputProposal(name, view.nodes[name].op, weights, reason)
 
 
 def _dtype(node: Any) -> int:
@@ -258,27 +231,8 @@ def _with_functions(graph_def: Any, nodes: list[Any]) -> Iterator[Any]:
             pending += library[name].node_def
 
 
-def _how_to_rebuild(view: GraphView, needed: set[str]) -> str:
-    if any(name.startswith("InceptionV3/") for name in needed):
-        return (
-            "build it for use: workbench.models.inception_v3.rebuild(checkpoint, folder), then convert what that writes"
-        )
-    return (
-        "build it again with is_training=False and a placeholder as input, restore the same checkpoint with "
-        "tf.train.Saver().restore(...), save it with .save(...), then convert that"
-    )
-
-
 def cut_at(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
-    """Return a copy of a graph in which every input is a placeholder.
-
-    Args:
-        graph_def: a TensorFlow GraphDef.
-        inputs: nodes to feed, also others than placeholders, such as a queue that training read from.
-        outputs: nodes that depend on them.
-    Raises:
-        ModelError: no output depends on an input.
-    """
+    """Return a copy in which every input is a placeholder, also a queue; ModelError where no output depends on one."""
     tf = load_tensorflow().compat.v1
     view = GraphView(graph_def)
     cut = type(graph_def)()
@@ -288,7 +242,11 @@ def cut_at(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any
             continue
         with tf.Graph().as_default():
             tensor = tf.import_graph_def(view.subgraph([name]), return_elements=[f"{name}:0"], name="")[0]
-        _feed_at(cut, name, tensor.shape.as_proto(), tensor.dtype.as_datatype_enum)
+        node = next(node for node in cut.node if node.name == name)
+        node.Clear()
+        node.name, node.op = name, "Placeholder"
+        node.attr["dtype"].type = tensor.dtype.as_datatype_enum
+        node.attr["shape"].shape.CopyFrom(tensor.shape.as_proto())
     unused = set(inputs) - GraphView(cut).upstream(outputs)
     if unused:
         raise ModelError(
@@ -297,62 +255,32 @@ def cut_at(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any
     return cut
 
 
-def _feed_at(graph_def: Any, name: str, shape: Any, dtype: int) -> None:
-    """Turn a node into a placeholder, in place, so that its first output can be fed.
-
-    Args:
-        graph_def: a TensorFlow GraphDef.
-        name: the node, such as a queue that training read from.
-        shape: a TensorShapeProto.
-        dtype: the DataType of the tensor.
-    """
-    node = next(node for node in graph_def.node if node.name == name)
-    node.Clear()
-    node.name, node.op = name, "Placeholder"
-    node.attr["dtype"].type = dtype
-    node.attr["shape"].shape.CopyFrom(shape)
-
-
 def take_channels_first(graph_def: Any, names: Iterable[str]) -> None:
     """Let picture inputs be (N, C, H, W): each becomes a placeholder of that layout and a Transpose, in place.
 
-    The converter moves the Transpose into the network, where it meets the convolutions' own and both vanish.
-
-    Args:
-        graph_def: a frozen GraphDef whose placeholders `names` are (N, H, W, C).
-        names: placeholders.
-    Raises:
-        ModelError: an input that does not have four axes.
+    The converter moves the Transpose into the network, where it meets the convolutions' own and both vanish. An input
+    that does not have four axes is a ModelError.
     """
+    tf = load_tensorflow().compat.v1
     nodes = {node.name: node for node in graph_def.node}
     for name in names:
-        old = nodes[name].attr["shape"].shape
-        if len(old.dim) != 4:
-            raise ModelError(
-                f"the input {name} has {len(old.dim)} axes, expected (N, H, W, C); leave its layout as it is"
-            )
-        sizes, dtype = [dim.size for dim in old.dim], nodes[name].attr["dtype"].type
+        dims = nodes[name].attr["shape"].shape.dim
+        if len(dims) != 4:
+            raise ModelError(f"the input {name} has {len(dims)} axes, expected (N, H, W, C); leave its layout as it is")
         for node in graph_def.node:
             for index, given in enumerate(node.input):
                 if node_name(given) == name:
                     node.input[index] = f"{name}/channels_last"
-        shape = type(old)()
-        for axis in (0, 3, 1, 2):
-            shape.dim.add().size = sizes[axis]
-        _feed_at(graph_def, name, shape, dtype)
-        _add_transpose(graph_def, name, dtype)
+        with tf.Graph().as_default() as graph:
+            shape = [None if dims[axis].size < 0 else dims[axis].size for axis in (0, 3, 1, 2)]
+            pictures = tf.placeholder(nodes[name].attr["dtype"].type, shape, name=name)
+            tf.transpose(pictures, (0, 2, 3, 1), name=f"{name}/channels_last")
+        graph_def.node.remove(nodes[name])
+        graph_def.node.extend(graph.as_graph_def().node)
 
 
 def fix_size(graph_def: Any, names: Iterable[str], spatial: tuple[int, int]) -> None:
-    """Give the open height and width of picture inputs a size, in place.
-
-    Args:
-        graph_def: a frozen GraphDef.
-        names: placeholders.
-        spatial: (height, width) in pixels.
-    Raises:
-        ModelError: no input leaves its height and width open.
-    """
+    """Give the open height and width of picture inputs a size in pixels, in place; ModelError where none is open."""
     nodes = {node.name: node for node in graph_def.node}
     shapes = [nodes[name].attr["shape"].shape for name in names]
     pairs = [[dim for dim in shape.dim[1:] if dim.size < 0] for shape in shapes if len(shape.dim) == 4]
@@ -364,12 +292,3 @@ def fix_size(graph_def: Any, names: Iterable[str], spatial: tuple[int, int]) -> 
     for pair in pairs:
         for dim, size in zip(pair, spatial, strict=True):
             dim.size = size
-
-
-def _add_transpose(graph_def: Any, name: str, dtype: int) -> None:
-    order = graph_def.node.add(name=f"{name}/order", op="Const")
-    order.attr["dtype"].type = order.attr["value"].tensor.dtype = 3  # DT_INT32
-    order.attr["value"].tensor.tensor_shape.dim.add().size = 4
-    order.attr["value"].tensor.int_val.extend((0, 2, 3, 1))
-    turn = graph_def.node.add(name=f"{name}/channels_last", op="Transpose", input=[name, order.name])
-    turn.attr["T"].type, turn.attr["Tperm"].type = dtype, 3

@@ -9,10 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from workbench.core import errors
 from workbench.core.errors import InputError, ModelError
 from workbench.core.packages import require_backend
 from workbench.core.report import count
 
+TORCH_SUFFIXES = (".pt2", ".pt", ".pth", ".safetensors")
+
+_SWITCH = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _EXPORT_AGAIN = "save it with torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')"
 # What shape expressions are made of: symbols, numbers, operators, and the capitalised functions of sympy and PyTorch.
 _EXPRESSION = re.compile(r"[\w +\-*/%(),<>=!&|~.]*")
@@ -42,11 +46,13 @@ def open_torch_file(path: str | os.PathLike[str]) -> Any:
         raise ModelError(f"{path} is missing, a directory or empty; give a .pt2 file")
     if path.suffix.lower() == ".safetensors":
         raise ModelError(f"{path} holds weights only, no network; {_build_first('safetensors.torch.load_file(path)')}")
-    names = _entries(path)
-    if _has(names, "archive_format") or _has(names, "models/model.json"):
+    names: list[str] = []  # where it is no zip archive
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith(("/archive_format", "/models/model.json")) for name in names):
         _refuse_code(path)
         return _open_program(require_backend("torch", "torch"), path)
-    if _has(names, "constants.pkl") and any("/code/" in name for name in names):
+    if any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names):
         raise ModelError(
             f"{path} is TorchScript, which PyTorch no longer develops and today's exporter does not take; it is a "
             f"program, so it is not opened here. Best: {_EXPORT_AGAIN}. If only this file is left and you trust it: "
@@ -56,10 +62,11 @@ def open_torch_file(path: str | os.PathLike[str]) -> Any:
 
 
 def _open_program(torch: Any, path: Path) -> Any:
-    """Load a `.pt2` with every pickle in it held to weights."""
+    """Load a `.pt2` with every pickle in it held to weights: the switch overrules who calls `torch.load` otherwise."""
+    before = os.environ.get(_SWITCH)
+    os.environ[_SWITCH] = "1"
     try:
-        with _weights_only():
-            program = torch.export.load(path)
+        program = torch.export.load(path)
     except Exception as error:  # a damaged archive ends in many kinds of errors
         if "weights_only" in str(error) or "Weights only" in str(error):
             raise ModelError(_needs_code(path, str(error))) from error
@@ -67,25 +74,15 @@ def _open_program(torch: Any, path: Path) -> Any:
             f"PyTorch {torch.__version__} cannot read {path}: {first_line(error)}; it was cut short or written by "
             f"another version: {_EXPORT_AGAIN}"
         ) from error
+    finally:
+        del os.environ[_SWITCH]
+        if before is not None:
+            os.environ[_SWITCH] = before
     try:
         check_trained(program)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     return program
-
-
-@contextlib.contextmanager
-def _weights_only() -> Iterator[None]:
-    """Make every `torch.load` in the block refuse pickles that need code, whatever its caller asks for."""
-    switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(switch)
-    os.environ[switch] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[switch]
-        if before is not None:
-            os.environ[switch] = before
 
 
 def _refuse_code(path: Path) -> None:
@@ -120,12 +117,9 @@ def _texts(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Yield each text of a JSON document with the key that it stands under."""
     if isinstance(content, str):
         yield key, content
-    elif isinstance(content, Mapping):
-        for name, value in content.items():
+    elif isinstance(content, Mapping | list):
+        for name, value in content.items() if isinstance(content, Mapping) else ((key, value) for value in content):
             yield from _texts(value, name)
-    elif isinstance(content, list):
-        for value in content:
-            yield from _texts(value, key)
 
 
 def _say_what_it_holds(torch: Any, path: Path) -> str:
@@ -136,8 +130,9 @@ def _say_what_it_holds(torch: Any, path: Path) -> str:
         if "Weights only" in str(error):
             return _needs_code(path, str(error))
         return f"{path} is not a PyTorch file, or was cut short ({first_line(error)}); copy it again"
-    tensors = [name for name, value in content.items() if hasattr(value, "shape")] if _is_dict(content) else []
-    inner = [key for key, value in content.items() if _is_dict(value)] if _is_dict(content) else []
+    items = content.items() if isinstance(content, Mapping) else ()
+    tensors = [name for name, value in items if hasattr(value, "shape")]
+    inner = [key for key, value in items if isinstance(value, Mapping)]
     if tensors:
         what = f"weights only ({count(len(tensors), 'tensor')}, the first is {tensors[0]})"
         return f"{path} holds {what}, no network; {_build_first('torch.load(path, weights_only=True)')}"
@@ -161,26 +156,6 @@ def _needs_code(path: Path, text: str) -> str:
         f"{path} needs code to be opened ({what}), and a file that may run code is not opened (weights_only stays on); "
         f"where its Python code is, {_EXPORT_AGAIN}"
     )
-
-
-def _entries(path: Path) -> list[str]:
-    """The names in a zip archive; none for a file of another kind."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except zipfile.BadZipFile:
-        return []
-
-
-def _has(names: list[str], ending: str) -> bool:
-    return any(name.endswith(f"/{ending}") for name in names)
-
-
-def _is_dict(content: Any) -> bool:
-    return isinstance(content, Mapping)
-
-
-TORCH_SUFFIXES = (".pt2", ".pt", ".pth", ".safetensors")
 
 
 def is_torch(model: Any) -> bool:
@@ -215,11 +190,7 @@ def check_trained(program: Any) -> None:
 
 
 def program_example(program: Any) -> Any:
-    """Return the (arguments, keywords) that a program was exported with.
-
-    Raises:
-        InputError: the file was saved without them.
-    """
+    """Return the (arguments, keywords) that a program was exported with; InputError without them."""
     if program.example_inputs is None:
         raise InputError("the program was saved without its example; give one, such as torch.randn(1, 3, 224, 224)")
     return program.example_inputs
@@ -235,5 +206,4 @@ def has_open_batch(program: Any) -> bool:
 
 def first_line(error: BaseException) -> str:
     """Return the first sentence of a message, or the error's name."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line.split(". ")[0].rstrip(".")
+    return errors.first_line(error).split(". ")[0].rstrip(".")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from workbench.core.errors import BackendUnavailableError, InputError
 from workbench.core.files import data_file
 from workbench.core.packages import load_tensorflow, require_backend
+from workbench.models.weights import calibrate as calibrate
 from workbench.models.weights import load_weights
 from workbench.pictures.cityscapes import Palette
 
@@ -47,16 +48,16 @@ def set_variables() -> None:
 
 
 def load_segmentation_models() -> ModuleType:
-    """Import segmentation_models on tf_keras; calls `set_variables` first.
+    """Import segmentation_models, which then knows `NARROW_BACKBONE`, on tf_keras; calls `set_variables` first.
 
-    Returns:
-        The `segmentation_models` module, which also knows `NARROW_BACKBONE`.
     Raises:
         BackendUnavailableError: a package is missing, or TensorFlow was imported without the two variables.
     """
     set_variables()
     tensorflow = load_tensorflow()
-    if any(name not in os.environ for name in VARIABLES) or not _uses_tf_keras(tensorflow):
+    # the first look at tf.keras decides for the whole process which Keras it is
+    classic = all(name in os.environ for name in VARIABLES) and tensorflow.keras.Model.__module__.startswith("tf_keras")
+    if not classic:
         wanted = " and ".join(f"{name}={value}" for name, value in VARIABLES.items())
         raise BackendUnavailableError(
             f"TensorFlow was imported before {wanted} stood in the environment, and segmentation_models needs both; "
@@ -64,7 +65,11 @@ def load_segmentation_models() -> ModuleType:
         )
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its framework
         module = require_backend("segmentation_models", "classic")
-    _add_narrow_backbone()
+    # MobileNetV2 with fewer channels goes into the table of backbones, which has no public door
+    table = require_backend("segmentation_models.backbones.backbones_factory", "classic").BackbonesFactory
+    full, preprocess_input = table._models["mobilenetv2"]
+    table._models_update[NARROW_BACKBONE] = [functools.partial(full, alpha=_NARROW_ALPHA), preprocess_input]
+    table._default_feature_layers[NARROW_BACKBONE] = table._default_feature_layers["mobilenetv2"]
     return module
 
 
@@ -179,35 +184,6 @@ def road_truth(train_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
     [[0, 1, 1]]
     """
     return np.minimum(train_ids, 1)
-
-
-def calibrate(model: Any, batch: NDArray[np.float32]) -> None:
-    """Set the batch statistics of random weights on real pictures, in place, so that answers differ between pictures.
-
-    Args:
-        model: a tf_keras model.
-        batch: (N, H, W, 3) float32 of `preprocess`.
-    """
-    layers = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 0.0
-    model(batch, training=True)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-
-
-def _uses_tf_keras(tensorflow: ModuleType) -> bool:
-    """Whether `tf.keras` is tf_keras; the first look at it decides for the whole process."""
-    return str(tensorflow.keras.Model.__module__).startswith("tf_keras")
-
-
-def _add_narrow_backbone() -> None:
-    """Enter MobileNetV2 with fewer channels in the table of backbones, which has no public door."""
-    table = require_backend("segmentation_models.backbones.backbones_factory", "classic").BackbonesFactory
-    full, preprocess_input = table._models["mobilenetv2"]
-    table._models_update[NARROW_BACKBONE] = [functools.partial(full, alpha=_NARROW_ALPHA), preprocess_input]
-    table._default_feature_layers[NARROW_BACKBONE] = table._default_feature_layers["mobilenetv2"]
 
 
 def _check_size(architecture: str, size: tuple[int, int] | None, options: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Weights as plain `.npz` files: one array per variable, named `layer/variable`."""
+"""Weights as plain `.npz` files, one array per variable, named `layer/variable`; and random ones set on pictures."""
 
 import os
 import zipfile
@@ -40,23 +40,12 @@ def save_weights(weights: dict[str, np.ndarray], path: str | os.PathLike[str], d
 
 
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
-    """Load an `.npz` file written by `save_weights` into a model that `build` made.
-
-    Args:
-        model: a built Keras 3 or tf_keras model.
-        path: the `.npz` file.
-    Raises:
-        ModelError: the file is missing or damaged, or names and shapes are not the model's.
-    """
+    """Load an `.npz` file of `save_weights` into a model that `build` made; ModelError where it is not its own."""
     assign_weights(model, read_weights(path), path)
 
 
 def assign_weights(model: Any, arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> None:
-    """Put arrays that were read from `path` into a model that `build` made.
-
-    Raises:
-        ModelError: names and shapes are not the model's.
-    """
+    """Put arrays that were read from `path` into a model that `build` made; ModelError where they are not its own."""
     variables = named_weights(model)
     if set(arrays) != set(variables):
         odd = ", ".join(sorted(set(arrays) ^ set(variables))[:4])
@@ -72,11 +61,7 @@ def assign_weights(model: Any, arrays: dict[str, np.ndarray], path: str | os.Pat
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read the arrays of an `.npz` file by `layer/variable`.
-
-    Raises:
-        ModelError: the file is missing or damaged.
-    """
+    """Read the arrays of an `.npz` file by `layer/variable`; ModelError where it is missing or damaged."""
     if not Path(path).is_file():
         raise ModelError(f"the weights {path} do not exist; give the path of an .npz file")
     try:
@@ -84,3 +69,19 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} is not a readable .npz file ({error}); copy it again") from error
+
+
+def calibrate(model: Any, batch: np.ndarray) -> None:
+    """Set the batch statistics of random weights on real pictures, in place, so that answers differ between pictures.
+
+    Args:
+        model: a Keras 3 or tf_keras model.
+        batch: (N, H, W, 3) float32, preprocessed.
+    """
+    layers = [layer for layer in model.layers if type(layer).__name__ == "BatchNormalization"]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    model(batch, training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum

@@ -1,25 +1,18 @@
-"""Floating-point operations of ONNX nodes: two for each multiplication that is followed by an addition."""
+"""What an ONNX network holds and what it costs: weights, and floating-point operations of each layer."""
 
-import html
+import dataclasses
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 from onnx import inliner
 
-from workbench.core.report import Cells, count, html_table, text_table
-from workbench.onnx_graph.edit import (
-    STANDARD,
-    attribute,
-    constants,
-    fixed_shape,
-    inferred_values,
-    light_copy,
-    real_inputs,
-)
+from workbench.core.report import Report, Table, count
+from workbench.onnx_graph import edit
 from workbench.onnx_graph.file import OnnxSummary, check, read
 from workbench.onnx_graph.fold import fold_constants
 
@@ -27,72 +20,11 @@ Shape = tuple[int, ...]
 Values = Mapping[str, onnx.TypeProto.Tensor]
 
 RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+COUNTED = {"Conv", "ConvInteger", "ConvTranspose", "MatMul", "MatMulInteger", "Gemm", *RECURRENT_GATES}
 WITHOUT_FORMULA = frozenset(
     {"Einsum", "Attention", "DeformConv", "DFT", "STFT", "Loop", "Scan", "If", "RotaryEmbedding", "LinearAttention"}
 )
 """Operators that may be most of the work and are not counted here."""
-
-
-def flops_of(node: onnx.NodeProto, values: Values) -> int | None:
-    """Count the floating-point operations of one node.
-
-    Convolutions, matrix products and recurrent layers are counted, two operations for a multiplication and its
-    addition; everything else is 0, because it is a few operations for each number that is moved anyway.
-
-    Args:
-        node: a node of ONNX's own domain, or of another.
-        values: element type and shape of every tensor, with the batch to count for.
-    Returns:
-        The count; None where a shape is open, or there is no formula here.
-
-    Source: the definitions of Conv, ConvTranspose, MatMul, Gemm, LSTM, GRU and RNN in the ONNX operator list.
-    """
-    if node.domain not in STANDARD or node.op_type in WITHOUT_FORMULA:
-        return None
-    formula = _FORMULAS.get(node.op_type)
-    if formula is None:
-        return 0
-    first, second = (fixed_shape(values.get(name)) for name in node.input[:2])
-    result = fixed_shape(values.get(next(filter(None, node.output), "")))
-    if first is None or second is None or result is None:
-        return None
-    return 2 * formula(node, first, second, result)
-
-
-def _conv(node: onnx.NodeProto, x: Shape, weight: Shape, y: Shape) -> int:
-    """Each output number is a sum over the kernel and the input channels of its group: weight is (out, in / g, ...)."""
-    return math.prod(y) * math.prod(weight[1:])
-
-
-def _conv_transpose(node: onnx.NodeProto, x: Shape, weight: Shape, y: Shape) -> int:
-    """Each input number goes through the kernel to the output channels of its group: weight is (in, out / g, ...)."""
-    return math.prod(x) * math.prod(weight[1:])
-
-
-def _matmul(node: onnx.NodeProto, a: Shape, b: Shape, y: Shape) -> int:
-    """Each output number is a sum over the last axis of the first factor."""
-    return math.prod(y) * a[-1]
-
-
-def _gemm(node: onnx.NodeProto, a: Shape, b: Shape, y: Shape) -> int:
-    return math.prod(y) * a[0 if attribute(node, "transA", 0) else 1]
-
-
-def _recurrent(node: onnx.NodeProto, x: Shape, weight: Shape, y: Shape) -> int:
-    """At each step and for each gate, the input and the state before go through a matrix each."""
-    steps_and_batch, directions, hidden = x[0] * x[1], weight[0], weight[1] // RECURRENT_GATES[node.op_type]
-    return steps_and_batch * directions * weight[1] * (x[2] + hidden)
-
-
-_FORMULAS: dict[str, Callable[[onnx.NodeProto, Shape, Shape, Shape], int]] = {
-    "Conv": _conv,
-    "ConvInteger": _conv,
-    "ConvTranspose": _conv_transpose,
-    "MatMul": _matmul,
-    "MatMulInteger": _matmul,
-    "Gemm": _gemm,
-    **dict.fromkeys(RECURRENT_GATES, _recurrent),
-}
 
 LARGEST = 8
 """Layers that the report lists."""
@@ -100,6 +32,41 @@ LARGEST = 8
 PREFIXES = ("", "k", "M", "G", "T", "P")
 
 HEADINGS = ("layer", "operator", "output", "cost", "parameters")
+
+
+def flops_of(node: onnx.NodeProto, values: Values) -> int | None:
+    """Count the floating-point operations of one node; None where a shape is open, or there is no formula here.
+
+    Convolutions, matrix products and recurrent layers are counted, two operations for a multiplication and its
+    addition; everything else is 0, because it is a few operations for each number that is moved anyway.
+
+    Source: the definitions of Conv, ConvTranspose, MatMul, Gemm, LSTM, GRU and RNN in the ONNX operator list.
+    """
+    if node.domain not in edit.STANDARD or node.op_type in WITHOUT_FORMULA:
+        return None
+    if node.op_type not in COUNTED:
+        return 0
+    first, second = (edit.fixed_shape(values.get(name)) for name in node.input[:2])
+    result = edit.fixed_shape(values.get(next(filter(None, node.output), "")))
+    if first is None or second is None or result is None:
+        return None
+    return 2 * _products(node, first, second, result)
+
+
+def _products(node: onnx.NodeProto, first: Shape, second: Shape, result: Shape) -> int:
+    """How many multiplications a node of `COUNTED` does."""
+    match node.op_type:
+        case "Conv" | "ConvInteger":  # each output number: the kernel, and the input channels of its group
+            return math.prod(result) * math.prod(second[1:])
+        case "ConvTranspose":  # each input number: the kernel, and the output channels of its group
+            return math.prod(first) * math.prod(second[1:])
+        case "MatMul" | "MatMulInteger":
+            return math.prod(result) * first[-1]
+        case "Gemm":
+            return math.prod(result) * first[0 if edit.attribute(node, "transA", 0) else 1]
+    # at each step and for each gate, the input and the state before go through a matrix each
+    steps_and_batch, directions, hidden = first[0] * first[1], second[0], second[1] // RECURRENT_GATES[node.op_type]
+    return steps_and_batch * directions * second[1] * (first[2] + hidden)
 
 
 @dataclass(frozen=True)
@@ -122,7 +89,7 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
-class OnnxInspection:
+class OnnxInspection(Report):
     """What an ONNX network holds and costs.
 
     Attributes:
@@ -156,27 +123,16 @@ class OnnxInspection:
         """How many Transposes: each moves a whole tensor and calculates nothing."""
         return self.summary.operators.get("Transpose", 0)
 
-    def to_text(self) -> str:
-        """Write the summary, the cost and the largest layers."""
-        return "\n".join([self.summary.to_text(), *self._cost(), "", *text_table(HEADINGS, self._rows())]) + "\n"
-
-    def _repr_html_(self) -> str:
-        lines = [*self.summary.to_text().splitlines(), *self._cost()]
-        text = "".join(f"<div>{html.escape(line)}</div>" for line in lines)
-        return f'<div style="color:inherit">{text}{html_table(HEADINGS, self._rows())}</div>'
-
-    def _cost(self) -> list[str]:
+    @property
+    def verdict(self) -> str:
+        """What one run costs."""
         bound = "at least " if self.uncounted else ""
         missing = ", ".join(f"{number} {name}" for name, number in self.uncounted.items())
-        return [
-            f"size    {amount(self.weight_bytes, 'B')} of weights",
-            f"cost    {bound}{amount(self.flops, 'FLOP')} for a batch of {self.batch}"
-            + (f" (not counted: {missing})" if missing else ""),
-            f"moves   {count(self.transposes, 'Transpose')}",
-        ]
+        text = f"cost    {bound}{amount(self.flops, 'FLOP')} for a batch of {self.batch}"
+        return f"{text} (not counted: {missing})" if missing else text
 
-    def _rows(self) -> list[Cells]:
-        return [
+    def _tables(self) -> list[Table]:
+        rows = [
             (
                 layer.name,
                 layer.operator,
@@ -186,6 +142,14 @@ class OnnxInspection:
             )
             for layer in self.layers[:LARGEST]
         ]
+        return [Table(HEADINGS, rows)]
+
+    def _remarks(self) -> list[str]:
+        size = f"size    {amount(self.weight_bytes, 'B')} of weights"
+        return [*self.summary.to_text().splitlines(), size, f"moves   {count(self.transposes, 'Transpose')}"]
+
+    def _content(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
 
 
 def inspect(path: str | os.PathLike[str], *, batch: int = 1) -> OnnxInspection:
@@ -201,18 +165,20 @@ def inspect(path: str | os.PathLike[str], *, batch: int = 1) -> OnnxInspection:
     """
     summary = check(path)
     model = read(path)
-    weights = {tensor.name: tensor for tensor in model.graph.initializer} | constants(model.graph)
-    flat = _inline(light_copy(model))
+    weights = {tensor.name: tensor for tensor in model.graph.initializer} | edit.constants(model.graph)
+    flat = edit.light_copy(model)
+    if model.functions:  # each call becomes the nodes that it stands for
+        flat = inliner.inline_local_functions(flat)
     _close_batch(flat, batch)
     while fold_constants(flat):  # sizes that are calculated, so that shapes after them are known
         pass
-    values = inferred_values(flat)
+    values = edit.inferred_values(flat)
     costs = [_layer(node, values, weights) for node in flat.graph.node]
     layers = [layer for layer in costs if layer.flops or layer.flops is None or layer.parameters]
     layers.sort(key=lambda layer: (layer.flops is None, layer.flops or 0, layer.parameters), reverse=True)
     uncounted = Counter(layer.operator for layer in costs if layer.flops is None)
     flops = sum(layer.flops or 0 for layer in costs)
-    size = sum(_bytes(tensor) for tensor in weights.values())
+    size = edit.weight_bytes(weights.values())
     return OnnxInspection(summary, size, batch, flops, dict(uncounted.most_common()), tuple(layers))
 
 
@@ -227,14 +193,9 @@ def amount(number: int, unit: str) -> str:
     return f"{rounded / 1000**power:.3g} {PREFIXES[power]}{unit}"
 
 
-def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Put the model's own functions where they are called, as the nodes that they stand for."""
-    return inliner.inline_local_functions(model) if model.functions else model
-
-
 def _close_batch(model: onnx.ModelProto, batch: int) -> None:
     """Fix the open first dimension of the inputs, and every other of the same name, in place."""
-    inputs = real_inputs(model.graph)
+    inputs = edit.real_inputs(model.graph)
     firsts = [dim for value in inputs for dim in value.type.tensor_type.shape.dim[:1] if not dim.HasField("dim_value")]
     names = {dim.dim_param for dim in firsts} - {""}
     values = (*inputs, *model.graph.value_info, *model.graph.output)
@@ -247,14 +208,5 @@ def _layer(node: onnx.NodeProto, values: Values, weights: dict[str, onnx.TensorP
     result = node.output[0]
     own = [weights[name] for name in dict.fromkeys(node.input) if name in weights]
     parameters = sum(math.prod(tensor.dims) for tensor in own) if node.op_type != "Constant" else 0
-    return LayerCost(node.name or result, node.op_type, _shape(values.get(result)), flops_of(node, values), parameters)
-
-
-def _shape(value: onnx.TypeProto.Tensor | None) -> tuple[int | None, ...]:
-    if value is None:
-        return ()
-    return fixed_shape(value) or tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in value.shape.dim)
-
-
-def _bytes(tensor: onnx.TensorProto) -> int:
-    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    shape = edit.dims(values[result]) if result in values else ()
+    return LayerCost(node.name or result, node.op_type, shape, flops_of(node, values), parameters)

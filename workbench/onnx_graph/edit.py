@@ -1,13 +1,15 @@
-"""Small helpers to read and change an ONNX graph in place: who reads what, fresh names, shapes, graphs inside nodes."""
+"""Read and change an ONNX graph in place: who reads what, fresh names, types and sizes, graphs inside nodes."""
 
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import onnx
 from onnx import helper
+
+from workbench.core.errors import ExportError
 
 STANDARD = ("", "ai.onnx")
 """Names of the domain of ONNX's own operators."""
@@ -21,13 +23,53 @@ LARGEST_SHAPE = 1024
 """Numbers that a weight may have and still be taken for a shape, an axis or a scale."""
 
 
+def is_a(node: onnx.NodeProto, *operators: str) -> bool:
+    """Whether a node is one of these operators of ONNX's own."""
+    return node.op_type in operators and node.domain in STANDARD
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs right inside a node, such as the branches of an If."""
+    for item in node.attribute:
+        yield from (*([item.g] if item.HasField("g") else ()), *item.graphs)
+
+
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and every graph inside its nodes, such as the branches of an If."""
+    """The graph and every graph inside its nodes, however deep."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from graphs(inner)
+        for inner in inner_graphs(node):
+            yield from graphs(inner)
+
+
+def all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes of a graph and of the graphs inside them."""
+    return [node for part in graphs(graph) for node in part.node]
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model uses; 0 where it names none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in STANDARD), 0)
+
+
+def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model of its own with the same content."""
+    fresh = onnx.ModelProto()
+    fresh.CopyFrom(model)
+    return fresh
+
+
+def refuse_large(model: onnx.ModelProto) -> None:
+    """Refuse a network that one file cannot hold, with an ExportError."""
+    if model.ByteSize() > LARGEST_FILE:
+        raise ExportError(f"the network has {model.ByteSize():,} bytes, more than the 2 GB that one file can hold")
+
+
+def weight_bytes(tensors: Iterable[onnx.TensorProto]) -> int:
+    """Size of weights, from their dimensions and types: their numbers may be in another file."""
+    return sum(
+        math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in tensors
+    )
 
 
 def namer(network: onnx.ModelProto) -> Namer:
@@ -47,14 +89,22 @@ def namer(network: onnx.ModelProto) -> Namer:
     return fresh
 
 
-def rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Rename a tensor wherever a node reads or writes it; the ends of the network keep their names."""
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Name each node without a name after what it writes."""
+    nodes, fresh = all_nodes(model.graph), namer(model)
+    taken = {node.name for node in nodes}
+    for node in nodes:
+        if not node.name and any(node.output):
+            first = next(filter(None, node.output))
+            node.name = fresh(first) if first in taken else first
+
+
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Rename tensors wherever a node reads or writes them; the ends of the network keep their names."""
     for inner in graphs(graph):
         for node in inner.node:
-            for names in (node.input, node.output):
-                for index, name in enumerate(names):
-                    if name == old:
-                        names[index] = new
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
 
 
 def real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
@@ -71,10 +121,9 @@ def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
 def reads(node: onnx.NodeProto) -> Iterator[str]:
     """The tensors that a node reads, or that the graphs inside it read or give."""
     yield from filter(None, node.input)
-    for item in node.attribute:
-        for inner in (*([item.g] if item.HasField("g") else ()), *item.graphs):
-            yield from (name for part in inner.node for name in reads(part))
-            yield from (value.name for value in inner.output)
+    for inner in inner_graphs(node):
+        yield from (name for part in inner.node for name in reads(part))
+        yield from (value.name for value in inner.output)
 
 
 def use_counts(graph: onnx.GraphProto) -> Counter[str]:
@@ -89,7 +138,7 @@ def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     fed = {value.name for value in graph.input}
     found = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in fed}
     for node in graph.node:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.attribute[0].name == "value":
+        if is_a(node, "Constant") and node.attribute[0].name == "value":
             found[node.output[0]] = node.attribute[0].t
     return found
 
@@ -120,11 +169,17 @@ def inferred_values(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     return found
 
 
+def dims(value: onnx.TypeProto.Tensor) -> tuple[int | None, ...]:
+    """The shape of a tensor, None for an open dimension."""
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in value.shape.dim)
+
+
 def fixed_shape(value: onnx.TypeProto.Tensor | None) -> tuple[int, ...] | None:
     """The shape where every dimension of it is known, else None."""
-    if value is None or not value.HasField("shape") or not all(dim.HasField("dim_value") for dim in value.shape.dim):
+    if value is None or not value.HasField("shape"):
         return None
-    return tuple(dim.dim_value for dim in value.shape.dim)
+    sizes = [size for size in dims(value) if size is not None]
+    return tuple(sizes) if len(sizes) == len(value.shape.dim) else None
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
@@ -139,11 +194,14 @@ def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
         node.attribute.append(helper.make_attribute(name, value))
 
 
-def remove_nodes(graph: onnx.GraphProto, unwanted: Iterable[onnx.NodeProto]) -> None:
-    """Remove these very nodes from the graph."""
+def remove_nodes(model: onnx.ModelProto, unwanted: Iterable[onnx.NodeProto]) -> int:
+    """Remove these very nodes, and what only they needed, in place; returns how many."""
     held = list(unwanted)  # while they are held, the graph gives the same objects again
     gone = {id(node) for node in held}
-    _keep(graph.node, lambda node: id(node) not in gone)
+    _keep(model.graph.node, lambda node: id(node) not in gone)
+    if held:  # else the network stays as it is, to the last byte
+        tidy(model)
+    return len(held)
 
 
 def forget_shapes(graph: onnx.GraphProto, names: Collection[str]) -> None:
@@ -158,39 +216,27 @@ def bypass(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
         False where that cannot be: both tensors are ends of the network, whose names must stay.
     """
     source, result = node.input[0], node.output[0]
-    if result not in {value.name for value in graph.output}:
-        _read_instead(graph, result, source)
+    ends = {value.name for value in graph.output}
+    if result not in ends:
+        for inner in graphs(graph):
+            for reader in inner.node:
+                reader.input[:] = [source if name == result else name for name in reader.input]
+            for value in inner.output:
+                value.name = source if value.name == result else value.name
         return True
-    writer = producers(graph).get(source)
-    if writer is None or source in {value.name for value in graph.output}:
+    if source in ends or source not in producers(graph):
         return False
     node.output[0] = ""
-    rename(graph, source, result)
+    rename(graph, {source: result})
     return True
 
 
-def tidy(network: onnx.ModelProto, changed: bool = True) -> None:
-    """Remove weights that nobody reads and notes on the shapes of tensors that are gone, in place.
-
-    A network in which nothing was `changed` stays as it is, to the last byte.
-    """
-    if not changed:
-        return
-    graph, used = network.graph, use_counts(network.graph)
+def tidy(model: onnx.ModelProto) -> None:
+    """Remove weights that nobody reads and notes on the shapes of tensors that are gone, in place."""
+    graph, used = model.graph, use_counts(model.graph)
     fed, written = {value.name for value in graph.input}, set(producers(graph))
     _keep(graph.initializer, lambda tensor: used[tensor.name] > 0 or tensor.name in fed)
     _keep(graph.value_info, lambda value: value.name in written)
-
-
-def _read_instead(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for inner in graphs(graph):
-        for node in inner.node:
-            for index, name in enumerate(node.input):
-                if name == old:
-                    node.input[index] = new
-        for value in inner.output:
-            if inner is not graph and value.name == old:
-                value.name = new
 
 
 def _keep(items: Any, wanted: Callable[[Any], bool]) -> None:

@@ -1,12 +1,13 @@
-"""Look into an ONNX file: is it whole and valid, and what does it hold."""
+"""ONNX files: read, check, write and tell apart what they hold, external data included."""
 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 import onnx
 
 from workbench.core.contract import TensorSpec
-from workbench.core.errors import ModelError, OutputError
+from workbench.core.errors import ModelError, OutputError, first_line
 from workbench.core.files import atomic_path, cache_folder
+from workbench.onnx_graph.edit import STANDARD, dims, graphs, opset, real_inputs, refuse_large, rename
+
+_SETTLED_NS = 2_000_000_000  # FAT keeps times in steps of 2 s, the coarsest of the usual file systems
 
 
 @dataclass(frozen=True)
@@ -58,16 +62,24 @@ def check(path: str | os.PathLike[str]) -> OnnxSummary:
     """
     path = Path(path)
     model = read(path)
-    _check_opset(path, model)
-    if not model.graph.node or not model.graph.output:
+    graph, version, known = model.graph, opset(model), onnx.defs.onnx_opset_version()
+    if not 1 <= version <= known:
+        raise ModelError(f"{path} declares opset {version}, expected 1 to {known}; export it with opset 17")
+    if not graph.node or not graph.output:
         raise ModelError(f"{path} holds an empty graph; export the model again")
-    _check_external_data(path, model)
+    _external_files(path, model)
     _check_operators(path, model)
     try:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{path} is not a valid ONNX graph: {_first_line(error)}; export the model again") from error
-    return _summary(model)
+        raise ModelError(f"{path} is not a valid ONNX graph: {first_line(error)}; export the model again") from error
+    return OnnxSummary(
+        inputs=tuple(map(tensor_spec, real_inputs(graph))),
+        outputs=tuple(map(tensor_spec, graph.output)),
+        operators=dict(Counter(node.op_type for node in graph.node).most_common()),
+        parameters=sum(math.prod(tensor.dims) for tensor in graph.initializer),
+        opset=version,
+    )
 
 
 def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
@@ -87,33 +99,11 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises DecodeError, which is not public
         raise ModelError(
-            f"{path} is not an ONNX file, or was cut short ({_first_line(error)}); copy it again"
+            f"{path} is not an ONNX file, or was cut short ({first_line(error)}); copy it again"
         ) from error
     if not model.ir_version or not model.HasField("graph"):
         raise ModelError(f"{path} is not an ONNX file: it has no graph; copy it again")
     return model
-
-
-def _check_opset(path: Path, model: onnx.ModelProto) -> None:
-    opset = _opset(model)
-    known = onnx.defs.onnx_opset_version()
-    if not 1 <= opset <= known:
-        raise ModelError(f"{path} declares opset {opset}, expected 1 to {known}; export it with opset 17")
-
-
-def _check_external_data(path: Path, model: onnx.ModelProto) -> None:
-    folder = path.resolve().parent
-    for tensor in model.graph.initializer:
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
-        if location is None:
-            continue
-        file = (folder / location).resolve()
-        if not file.is_relative_to(folder):
-            raise ModelError(
-                f"{path} keeps {tensor.name} in {location}, outside its own folder; move it beside the model"
-            )
-        if not file.is_file():
-            raise ModelError(f"{path} keeps {tensor.name} in {location}, which is missing; copy it beside the model")
 
 
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:
@@ -121,9 +111,7 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
     unknown = {
         f"{node.domain + '.' if node.domain else ''}{node.op_type}"
         for node in model.graph.node
-        if (node.domain, node.op_type) not in local
-        and node.domain in ("", "ai.onnx")
-        and not onnx.defs.has(node.op_type)
+        if (node.domain, node.op_type) not in local and node.domain in STANDARD and not onnx.defs.has(node.op_type)
     }
     if unknown:
         raise ModelError(
@@ -132,42 +120,24 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
         )
 
 
-def _summary(model: onnx.ModelProto) -> OnnxSummary:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    counts = Counter(node.op_type for node in model.graph.node)
-    return OnnxSummary(
-        inputs=tuple(_spec(value) for value in model.graph.input if value.name not in weights),
-        outputs=tuple(_spec(value) for value in model.graph.output),
-        operators=dict(counts.most_common()),
-        parameters=sum(_size(tensor.dims) for tensor in model.graph.initializer),
-        opset=_opset(model),
-    )
-
-
-def _spec(value: Any) -> TensorSpec:
+def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    """Describe an input or output of a network; what is no tensor is a ModelError."""
     tensor = value.type.tensor_type
     if not tensor.elem_type:
         raise ModelError(
             f"{value.name} of the network is a {value.type.WhichOneof('value') or 'value'} without an element type, "
             "expected a tensor; export the network with tensors as its inputs and outputs"
         )
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-    return TensorSpec(value.name, shape, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+    return TensorSpec(value.name, dims(tensor), str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
 
 
-def _size(dims: Any) -> int:
-    size = 1
-    for dim in dims:
-        size *= dim
-    return size
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def write(model: onnx.ModelProto, out: str | os.PathLike[str]) -> Path:
+    """Write a network with its weights into one file, checked, whole or not at all; an ExportError above 2 GB."""
+    refuse_large(model)
+    with atomic_path(out) as temporary:
+        onnx.save(model, temporary)
+        check(temporary)
+    return Path(out)
 
 
 def name_batch(model: onnx.ModelProto, name: str = "batch") -> None:
@@ -179,33 +149,14 @@ def name_batch(model: onnx.ModelProto, name: str = "batch") -> None:
 
 
 def rename_ends(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Give the inputs and outputs of a graph other names, in place.
-
-    Args:
-        model: the graph; its inputs and outputs stand in the order of the names.
-        inputs: new names of its inputs.
-        outputs: new names of its outputs.
-    """
+    """Give the inputs and outputs of a graph these names, in their order, in place."""
     ends = [*model.graph.input, *model.graph.output]
     renames = {end.name: name for end, name in zip(ends, (*inputs, *outputs), strict=True)}
     taken = {name for node in model.graph.node for name in (*node.input, *node.output)} - set(renames)
     renames |= {name: f"{name}_inner" for name in set(renames.values()) & taken}
     for named in (*ends, *model.graph.initializer, *model.graph.value_info):
         named.name = renames.get(named.name, named.name)
-    _rename_in(model.graph.node, renames)
-
-
-def _rename_in(nodes: Iterable[onnx.NodeProto], renames: dict[str, str]) -> None:
-    """Rename tensors, also in the bodies of loops, which see the names outside."""
-    for node in nodes:
-        node.input[:] = [renames.get(name, name) for name in node.input]
-        node.output[:] = [renames.get(name, name) for name in node.output]
-        for attribute in node.attribute:
-            for graph in [attribute.g, *attribute.graphs]:
-                _rename_in(graph.node, renames)
-
-
-_SETTLED_NS = 2_000_000_000  # FAT keeps times in steps of 2 s, the coarsest of the usual file systems
+    rename(model.graph, renames)
 
 
 def known_digest(path: Path) -> str | None:
@@ -223,12 +174,8 @@ def known_digest(path: Path) -> str | None:
 
 
 def take_digest(path: Path) -> str:
-    """Hash an ONNX file and its external data, and keep the hash for `known_digest`.
+    """Return the SHA-256 of a checked ONNX file, with external data that of all hashes; keep it for `known_digest`.
 
-    Args:
-        path: a checked `.onnx` file.
-    Returns:
-        The file's SHA-256; with external data, the SHA-256 of all hashes.
     Raises:
         ModelError: it is not ONNX, or its external data is missing or outside its folder.
     """
@@ -253,17 +200,22 @@ def external_files(path: Path) -> list[Path]:
     Raises:
         ModelError: one is missing, or lies outside the model's folder.
     """
-    folder = path.resolve().parent
-    entries = (entry for tensor in _tensors(read(path).graph) for entry in tensor.external_data)
-    files = []
-    for location in sorted({entry.value for entry in entries if entry.key == "location"}):
+    return _external_files(path, read(path))
+
+
+def _external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
+    folder, names = path.resolve().parent, {}
+    for graph in graphs(model.graph):
+        values = (tensor for node in graph.node for item in node.attribute for tensor in (item.t, *item.tensors))
+        for tensor in (*graph.initializer, *values):
+            names.update({entry.value: tensor.name for entry in tensor.external_data if entry.key == "location"})
+    for location, name in names.items():
         file = (folder / location).resolve()
         if not file.is_relative_to(folder):
-            raise ModelError(f"{path} keeps weights in {location}, outside its own folder; move it beside the model")
+            raise ModelError(f"{path} keeps {name} in {location}, outside its own folder; move it beside the model")
         if not file.is_file():
-            raise ModelError(f"{path} keeps weights in {location}, which is missing; copy it beside the model")
-        files.append(file)
-    return files
+            raise ModelError(f"{path} keeps {name} in {location}, which is missing; copy it beside the model")
+    return [(folder / location).resolve() for location in sorted(names)]
 
 
 def _note(path: Path) -> Path:
@@ -278,13 +230,3 @@ def _signature(file: Path) -> list[Any]:
 def _hash_file(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
-    """Every tensor of a graph: weights, constants, and those of the graphs inside it."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)

@@ -1,4 +1,4 @@
-"""Compute once what no input of an ONNX network can change."""
+"""Compute once what no input of an ONNX network can change, and let convolutions scale, shift and pad by themselves."""
 
 from typing import Any
 
@@ -7,21 +7,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from workbench.onnx_graph.edit import (
-    STANDARD,
-    Namer,
-    attribute,
-    constants,
-    fixed_shape,
-    forget_shapes,
-    inferred_values,
-    namer,
-    producers,
-    remove_nodes,
-    set_attribute,
-    tidy,
-    use_counts,
-)
+from workbench.onnx_graph import edit
 from workbench.onnx_graph.session import open_session
 
 LARGEST_CONSTANT = 1 << 20
@@ -36,19 +22,20 @@ _NUMPY_TYPES = frozenset(
     | {TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32, TensorProto.UINT32, TensorProto.INT64}
     | {TensorProto.UINT64}
 )
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 Arrays = dict[str, NDArray[Any]]
+Known = dict[str, onnx.TensorProto]
+Float64 = NDArray[np.float64]
 
 
 def fold_constants(model: onnx.ModelProto) -> int:
     """Compute once what no input can change, in place: ONNX Runtime runs those nodes, their results become weights.
 
     The Shape of a tensor whose shape is fixed counts as such. What would grow above `LARGEST_CONSTANT` stays.
-
-    Returns:
-        How many nodes were removed.
+    Returns how many nodes were removed.
     """
-    graph, values = model.graph, inferred_values(model)
+    graph, values = model.graph, edit.inferred_values(model)
     shapes = _fixed_shapes(graph, values)
     here = {tensor.name for tensor in graph.initializer if tensor.data_location != TensorProto.EXTERNAL}
     ready = here - {value.name for value in graph.input}
@@ -59,27 +46,26 @@ def fold_constants(model: onnx.ModelProto) -> int:
             ready.update(node.output)
     results = _evaluate(model, [node for node in nodes if node.output[0] not in shapes], shapes)
     folded = _not_growing(nodes, shapes | results, {tensor.name: tensor.ByteSize() for tensor in graph.initializer})
-    remove_nodes(graph, [node for node in graph.node if set(node.output) & set(folded)])
-    read = use_counts(graph)
-    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in folded.items() if read[name])
-    tidy(model, bool(folded))
-    return sum(bool(set(node.output) & set(folded)) for node in nodes)
+    done = [node for node in graph.node if set(node.output) & set(folded)]
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in folded.items())
+    return edit.remove_nodes(model, done)
 
 
 def _is_foldable(node: onnx.NodeProto, values: dict[str, onnx.TypeProto.Tensor]) -> bool:
-    has_graphs = any(item.HasField("g") or item.graphs for item in node.attribute)
+    has_graphs = any(True for _ in edit.inner_graphs(node))
     known = [values[name].elem_type for name in (*node.input, *node.output) if name in values]
     numbers = all(kind in _NUMPY_TYPES for kind in known if kind) and any(known)
-    return node.domain in STANDARD and node.op_type not in _NEVER_FOLDED and numbers and not has_graphs
+    return node.domain in edit.STANDARD and node.op_type not in _NEVER_FOLDED and numbers and not has_graphs
 
 
 def _fixed_shapes(graph: onnx.GraphProto, values: dict[str, onnx.TypeProto.Tensor]) -> Arrays:
     """What each Shape node of a tensor with a fixed shape gives."""
     found = {}
     for node in graph.node:
-        shape = fixed_shape(values.get(node.input[0])) if node.op_type == "Shape" and node.domain in STANDARD else None
+        shape = edit.fixed_shape(values.get(node.input[0])) if edit.is_a(node, "Shape") else None
         if shape is not None:
-            found[node.output[0]] = np.array(shape[attribute(node, "start", 0) : attribute(node, "end")], np.int64)
+            part = slice(edit.attribute(node, "start", 0), edit.attribute(node, "end"))
+            found[node.output[0]] = np.array(shape[part], np.int64)
     return found
 
 
@@ -111,104 +97,71 @@ def _not_growing(nodes: list[onnx.NodeProto], results: Arrays, sizes: dict[str, 
     return folded
 
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
-
-Known = dict[str, onnx.TensorProto]
-Float64 = NDArray[np.float64]
-
-
 def fold_scales(model: onnx.ModelProto) -> int:
-    """Put a BatchNormalization, or a Mul or Add of one number per channel, into the convolution before it, in place.
-
-    Returns:
-        How many nodes were removed.
-    """
-    graph, known, fresh = model.graph, constants(model.graph), namer(model)
-    writers, used = producers(graph), use_counts(graph)
+    """Put each BatchNormalization, Mul or Add of one number per channel into the convolution before it, in place."""
+    graph, known, fresh = model.graph, edit.constants(model.graph), edit.namer(model)
+    writers, used = edit.producers(graph), edit.use_counts(graph)
     done = []
     for node in graph.node:
         conv = writers.get(_data_input(node, known))
-        if conv is None or used[conv.output[0]] != 1 or not _has_fixed_weights(conv, known):
+        if conv is None or used[conv.output[0]] != 1 or not edit.is_a(conv, "Conv", "ConvTranspose"):
             continue
-        change = _scale_and_offset(
-            node, numpy_helper.to_array(known[conv.input[1]]).ndim, _channels(conv, known), known
-        )
+        if not all(name in known and known[name].data_type in _FLOATS for name in conv.input[1:]):
+            continue
+        change = _scale_and_offset(node, conv, known)
         if change is not None:
             graph.initializer.extend(_rewrite(conv, *change, known, fresh))
             known.update({tensor.name: tensor for tensor in graph.initializer[-2:]})
             conv.output[0] = node.output[0]
             writers[conv.output[0]] = conv
             done.append(node)
-    remove_nodes(graph, done)
-    tidy(model, bool(done))
-    return len(done)
+    return edit.remove_nodes(model, done)
 
 
 def fold_pads(model: onnx.ModelProto) -> int:
-    """Let a Conv pad its input itself where a Pad by zeros stands before it, in place.
-
-    Returns:
-        How many Pads were removed.
-    """
-    graph, known = model.graph, constants(model.graph)
-    writers, used = producers(graph), use_counts(graph)
+    """Let a Conv pad its input itself where a Pad by zeros stands before it, in place."""
+    graph, known = model.graph, edit.constants(model.graph)
+    writers, used = edit.producers(graph), edit.use_counts(graph)
     done = []
     for conv in graph.node:
-        pad = writers.get(conv.input[0]) if _is(conv, "Conv") else None
-        if (
-            pad is None
-            or used[pad.output[0]] != 1
-            or attribute(conv, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
-        ):
+        pad = writers.get(conv.input[0]) if edit.is_a(conv, "Conv") else None
+        automatic = edit.attribute(conv, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+        if pad is None or used[pad.output[0]] != 1 or automatic:
             continue
         amounts = _zero_pads(pad, known)
         if amounts is not None:
-            own = attribute(conv, "pads") or [0] * len(amounts)
-            set_attribute(conv, "pads", [int(one + other) for one, other in zip(own, amounts, strict=True)])
-            set_attribute(conv, "auto_pad", None)
+            own = edit.attribute(conv, "pads") or [0] * len(amounts)
+            edit.set_attribute(conv, "pads", [int(one + other) for one, other in zip(own, amounts, strict=True)])
+            edit.set_attribute(conv, "auto_pad", None)
             conv.input[0] = pad.input[0]
             done.append(pad)
-    forget_shapes(graph, {pad.output[0] for pad in done})
-    remove_nodes(graph, done)
-    tidy(model, bool(done))
-    return len(done)
-
-
-def _is(node: onnx.NodeProto, *operators: str) -> bool:
-    return node.op_type in operators and node.domain in STANDARD
+    edit.forget_shapes(graph, {pad.output[0] for pad in done})
+    return edit.remove_nodes(model, done)
 
 
 def _data_input(node: onnx.NodeProto, known: Known) -> str:
     """The input that is no weight, of a node that scales or shifts; an empty text for other nodes."""
-    if _is(node, "BatchNormalization"):
+    if edit.is_a(node, "BatchNormalization"):
         return node.input[0]
-    if _is(node, "Mul", "Add"):
+    if edit.is_a(node, "Mul", "Add"):
         return next((name for name in node.input if name not in known), "")
     return ""
 
 
-def _has_fixed_weights(conv: onnx.NodeProto, known: Known) -> bool:
-    fixed = all(name in known and known[name].data_type in _FLOATS for name in conv.input[1:])
-    return _is(conv, "Conv", "ConvTranspose") and fixed
-
-
-def _channels(conv: onnx.NodeProto, known: Known) -> int:
-    dims = known[conv.input[1]].dims
-    return dims[0] if conv.op_type == "Conv" else dims[1] * attribute(conv, "group", 1)
-
-
-def _scale_and_offset(node: onnx.NodeProto, rank: int, channels: int, known: Known) -> tuple[Float64, Float64] | None:
+def _scale_and_offset(node: onnx.NodeProto, conv: onnx.NodeProto, known: Known) -> tuple[Float64, Float64] | None:
     """What a node multiplies each channel by and then adds to it; None where it does more than that.
 
     Source: y = scale * (x - mean) / sqrt(var + epsilon) + offset, BatchNormalization in the ONNX operator list.
     """
+    shape = known[conv.input[1]].dims
+    rank, channels = len(shape), shape[0] if conv.op_type == "Conv" else shape[1] * edit.attribute(conv, "group", 1)
     zeros, ones = np.zeros(channels), np.ones(channels)
     if node.op_type == "BatchNormalization":
         fixed = all(name in known for name in node.input[1:5])
-        if not fixed or attribute(node, "training_mode", 0) or any(node.output[1:]):
+        if not fixed or edit.attribute(node, "training_mode", 0) or any(node.output[1:]):
             return None
         scale, offset, mean, variance = (_float64(known[name]) for name in node.input[1:5])
-        factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+        factor = scale / np.sqrt(variance + edit.attribute(node, "epsilon", 1e-5))
         return factor, offset - mean * factor
     array = next((_float64(known[name]) for name in node.input if name in known), None)
     if array is None or array.ndim > rank or array.size not in (1, channels):
@@ -220,13 +173,12 @@ def _scale_and_offset(node: onnx.NodeProto, rank: int, channels: int, known: Kno
 
 
 def _rewrite(
-    conv: onnx.NodeProto, factor: Float64, offset: Float64, known: Known, fresh: Namer
+    conv: onnx.NodeProto, factor: Float64, offset: Float64, known: Known, fresh: edit.Namer
 ) -> list[onnx.TensorProto]:
     """Give a convolution new weights, calculated in float64; returns them, weight and bias."""
-    tensor = known[conv.input[1]]
-    weight = _float64(tensor)
+    tensor, weight = known[conv.input[1]], _float64(known[conv.input[1]])
     bias = _float64(known[conv.input[2]]) if len(conv.input) > 2 else np.zeros_like(factor)
-    groups = 1 if conv.op_type == "Conv" else attribute(conv, "group", 1)
+    groups = 1 if conv.op_type == "Conv" else edit.attribute(conv, "group", 1)
     # Conv has (out, in / groups, ...); ConvTranspose (in, out / groups, ...), the outputs of one group side by side.
     parts = weight.reshape(groups, -1, *weight.shape[1:])
     shape = (1, -1, 1) if conv.op_type == "Conv" else (groups, 1, -1)
@@ -241,7 +193,7 @@ def _rewrite(
 
 def _zero_pads(pad: onnx.NodeProto, known: Known) -> list[int] | None:
     """The rows and columns of zeros before and after a picture; None where a node pads otherwise."""
-    if not _is(pad, "Pad") or attribute(pad, "mode", b"constant") != b"constant" or any(pad.input[3:]):
+    if not edit.is_a(pad, "Pad") or edit.attribute(pad, "mode", b"constant") != b"constant" or any(pad.input[3:]):
         return None
     if len(pad.input) < 2 or pad.input[1] not in known:
         return None

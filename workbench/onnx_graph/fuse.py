@@ -5,7 +5,7 @@ of logits are 42 MB. On a GPU those copies can cost more than the network.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ import onnx
 from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 
-from workbench.core.errors import ExportError, InputError, ModelError
-from workbench.core.files import atomic_path
-from workbench.onnx_graph.edit import LARGEST_FILE, Namer, namer, real_inputs, rename
-from workbench.onnx_graph.file import check
+from workbench.core.errors import InputError, ModelError
+from workbench.onnx_graph.edit import Namer, copy_of, dims, namer, opset, real_inputs, rename
+from workbench.onnx_graph.file import check, write
 from workbench.pictures.images import CITYSCAPES_MEAN
 
 Model = onnx.ModelProto | str | os.PathLike[str]
@@ -49,14 +48,18 @@ def fuse_preprocessing(model: Model, out: str | os.PathLike[str], *, mean: Array
     """
     network = _open(model)
     value = _only(real_inputs(network.graph), "input")
-    _check_picture(value)
+    shape = dims(value.type.tensor_type)
+    if len(shape) != 4 or shape[1] != 3:
+        fix = "its layout is channels-last; export it channels-first" if shape[-1:] == (3,) else "give such a network"
+        raise ModelError(f"{_text(value)}, expected a picture input (batch, 3, H, W); {fix}")
+    _check_float(value, "the preprocessing may be in the graph already")
     offset = np.asarray(mean, np.float32)
     if offset.shape != (3,) or not np.isfinite(offset).all():
         raise InputError(f"got the mean {mean!r}, expected three numbers; pass (red, green, blue)")
     name, dtype = value.name, value.type.tensor_type.elem_type
     fresh = namer(network)
     ready, number, chw, weight = (fresh(f"{name}_{part}") for part in ("ready", "float", "chw", "mean"))
-    rename(network.graph, name, ready)
+    rename(network.graph, {name: ready})
     centred = ready if dtype == TensorProto.FLOAT else fresh(f"{name}_centred")
     nodes = [
         helper.make_node("Cast", [name], [number], fresh("cast_picture"), to=TensorProto.FLOAT),
@@ -65,11 +68,12 @@ def fuse_preprocessing(model: Model, out: str | os.PathLike[str], *, mean: Array
     ]
     if centred != ready:
         nodes.append(helper.make_node("Cast", [centred], [ready], fresh("cast_centred"), to=dtype))
-    _insert(network.graph.node, 0, nodes)
+    for node in reversed(nodes):
+        network.graph.node.insert(0, node)
     network.graph.initializer.append(numpy_helper.from_array(offset.reshape(1, 3, 1, 1), weight))
     batch, channels, height, width = value.type.tensor_type.shape.dim
     _set_type(value, TensorProto.UINT8, (batch, height, width, channels))
-    return _save(network, out)
+    return write(network, out)
 
 
 def fuse_argmax(model: Model, out: str | os.PathLike[str], *, operator: str = "ArgMax") -> Path:
@@ -92,32 +96,30 @@ def fuse_argmax(model: Model, out: str | os.PathLike[str], *, operator: str = "A
         ExportError: a network of more than 2 GB.
         OutputError: the file cannot be written.
     """
-    if operator not in _LABELLERS:
-        raise InputError(f"got operator={operator!r}, expected {' or '.join(map(repr, _LABELLERS))}")
+    if operator not in ("ArgMax", "MaxPool"):
+        raise InputError(f"got operator={operator!r}, expected 'ArgMax' or 'MaxPool'")
     network = _open(model)
     value = _only(network.graph.output, "output")
     _check_scores(value, network)
     name, fresh = value.name, namer(network)
     scores = fresh(f"{name}_scores")
-    rename(network.graph, name, scores)
-    nodes, weights = _LABELLERS[operator](value, scores, fresh)
+    rename(network.graph, {name: scores})
+    strongest = fresh(f"{name}_strongest")
+    weights: list[onnx.TensorProto] = []
+    nodes = [helper.make_node("ArgMax", [scores], [strongest], fresh("strongest_channel"), axis=1, keepdims=0)]
+    if operator == "MaxPool":
+        nodes, weights = _max_pool(value, scores, fresh)
     last = helper.make_node("Cast", [nodes[-1].output[0]], [name], fresh("cast_labels"), to=TensorProto.UINT8)
     network.graph.node.extend([*nodes, last])
     network.graph.initializer.extend(weights)
     batch, _, height, width = value.type.tensor_type.shape.dim
     _set_type(value, TensorProto.UINT8, (batch, height, width))
-    return _save(network, out)
+    return write(network, out)
 
 
-Part = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
-
-
-def _argmax(value: onnx.ValueInfoProto, scores: str, fresh: Namer) -> Part:
-    strongest = fresh(f"{value.name}_strongest")
-    return [helper.make_node("ArgMax", [scores], [strongest], fresh("strongest_channel"), axis=1, keepdims=0)], []
-
-
-def _max_pool(value: onnx.ValueInfoProto, scores: str, fresh: Namer) -> Part:
+def _max_pool(
+    value: onnx.ValueInfoProto, scores: str, fresh: Namer
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Pool (batch, 1, C, pixels) over C; the place of a maximum, counted through the whole batch, tells its channel."""
     channels, height, width = (dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])
     if not height or not width:
@@ -141,26 +143,12 @@ def _max_pool(value: onnx.ValueInfoProto, scores: str, fresh: Namer) -> Part:
     return nodes, [numpy_helper.from_array(array.astype(np.int64), names[key]) for key, array in numbers.items()]
 
 
-_LABELLERS: dict[str, Callable[[onnx.ValueInfoProto, str, Namer], Part]] = {"ArgMax": _argmax, "MaxPool": _max_pool}
-
-
 def _open(model: Model) -> onnx.ModelProto:
     """Read a checked model with its weights, or copy a loaded one."""
-    if not isinstance(model, onnx.ModelProto):
-        check(model)
-        return onnx.load(os.fspath(model))
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
-def _save(network: onnx.ModelProto, out: str | os.PathLike[str]) -> Path:
-    if network.ByteSize() > LARGEST_FILE:
-        raise ExportError(f"the network has {network.ByteSize():,} bytes, more than the 2 GB that one file can hold")
-    onnx.checker.check_model(network)
-    with atomic_path(out) as temporary:
-        onnx.save(network, temporary)
-    return Path(out)
+    if isinstance(model, onnx.ModelProto):
+        return copy_of(model)
+    check(model)
+    return onnx.load(os.fspath(model))
 
 
 def _only(values: Iterable[onnx.ValueInfoProto], kind: str) -> onnx.ValueInfoProto:
@@ -171,39 +159,29 @@ def _only(values: Iterable[onnx.ValueInfoProto], kind: str) -> onnx.ValueInfoPro
     return values[0]
 
 
-def _check_picture(value: onnx.ValueInfoProto) -> None:
-    shape = _shape(value)
-    if len(shape) != 4 or shape[1] != 3:
-        fix = "its layout is channels-last; export it channels-first" if shape[-1:] == [3] else "give such a network"
-        raise ModelError(f"{_text(value)}, expected a picture input (batch, 3, H, W); {fix}")
-    _check_float(value, "the preprocessing may be in the graph already")
-
-
 def _check_scores(value: onnx.ValueInfoProto, network: onnx.ModelProto) -> None:
-    opset = next((entry.version for entry in network.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < OLDEST_OPSET:
+    version, shape = opset(network), dims(value.type.tensor_type)
+    if version < OLDEST_OPSET:
         raise ModelError(
-            f"the network declares opset {opset}, expected {OLDEST_OPSET} or more; export it with opset 17"
+            f"the network declares opset {version}, expected {OLDEST_OPSET} or more; export it with opset 17"
         )
-    shape = _shape(value)
     _check_float(value, "the argmax may be in the graph already")
     if len(shape) != 4 or not shape[1] or shape[1] > 256:
         raise ModelError(
             f"{_text(value)}, expected logits (batch, C, H, W) with C fixed, 1 to 256; give such a network"
         )
-    sizes = [tuple(_shape(given)[axis] for axis in _picture_axes(given)) for given in real_inputs(network.graph)]
-    if any(size and None not in size and tuple(shape[1:3]) == size != tuple(shape[2:]) for size in sizes):
+    sizes = [_picture_size(dims(given.type.tensor_type)) for given in real_inputs(network.graph)]
+    if any(size and None not in size and shape[1:3] == size != shape[2:] for size in sizes):
         raise ModelError(
             f"{_text(value)}, whose layout is channels-last, expected (batch, C, H, W); transpose it first"
         )
 
 
-def _picture_axes(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    """The axes of an input that are its rows and columns; none when it is no picture."""
-    shape = _shape(value)
+def _picture_size(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """The rows and columns of an input; nothing when it is no picture."""
     if len(shape) != 4:
         return ()
-    return (2, 3) if shape[1] == 3 else (1, 2) if shape[3] == 3 else ()
+    return shape[2:] if shape[1] == 3 else shape[1:3] if shape[3] == 3 else ()
 
 
 def _check_float(value: onnx.ValueInfoProto, hint: str) -> None:
@@ -211,20 +189,11 @@ def _check_float(value: onnx.ValueInfoProto, hint: str) -> None:
         raise ModelError(f"{_text(value)}, expected {' or '.join(_FLOATS.values())}; {hint}")
 
 
-def _shape(value: onnx.ValueInfoProto) -> list[int | None]:
-    return [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
-
-
 def _text(value: onnx.ValueInfoProto) -> str:
     kind = value.type.tensor_type
     dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
     sizes = [str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim]
     return f"{value.name} is {dtype} ({', '.join(sizes)})"
-
-
-def _insert(items: Any, index: int, new: Iterable[Any]) -> None:
-    for offset, item in enumerate(new):
-        items.insert(index + offset, item)
 
 
 def _set_type(value: onnx.ValueInfoProto, dtype: int, dims: Iterable[Any]) -> None:

@@ -1,6 +1,5 @@
 """Mend an ONNX network: safe rewrites only, each proved with ONNX Runtime to keep the answers, each told."""
 
-import html
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -13,58 +12,46 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from workbench.core.compare import ParityReport
-from workbench.core.errors import ExportError, InputError
+from workbench.core.errors import InputError
 from workbench.core.files import atomic_path
 from workbench.core.output_errors import Tolerance
 from workbench.core.packages import require_backend
-from workbench.core.report import count, html_table, text_table
-from workbench.onnx_graph.edit import LARGEST_FILE
+from workbench.core.report import Report, Status, Table, count
+from workbench.onnx_graph import fold, rewrites
+from workbench.onnx_graph.edit import copy_of
 from workbench.onnx_graph.file import check
-from workbench.onnx_graph.fold import fold_constants, fold_pads, fold_scales
 from workbench.onnx_graph.proof import Proof
-from workbench.onnx_graph.rewrites import (
-    cancel_transposes,
-    make_resize_exact,
-    name_open_batch,
-    remove_dead,
-    remove_no_ops,
-)
 
 SIMPLIFIERS = ("onnxslim",)
+HEADINGS = ("rewrite", "changed", "result", "why")
 LARGEST_ROUNDS = 4
 """How often the list is gone through at most: one rewrite may make another possible."""
+
+Feeds = Iterable[tuple[str, Mapping[str, NDArray[Any]]]]
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One kind of change.
-
-    Attributes:
-        name: two or three words.
-        reason: why it helps and why it is allowed, one clause.
-        apply: changes a network in place and returns how many nodes, weights or ends it changed.
-        exact: the answers must stay the same to the last bit; otherwise to rounding.
-    """
+    """One kind of change."""
 
     name: str
-    reason: str
-    apply: Callable[[onnx.ModelProto], int]
-    exact: bool = True
+    reason: str  # why it helps and why it is allowed, one clause
+    apply: Callable[[onnx.ModelProto], int]  # in place; how many nodes, weights or ends it changed
+    exact: bool = True  # the answers must stay the same to the last bit; otherwise to rounding
 
 
+_RESIZE = "TensorRT refuses tf_half_pixel_for_nn; half_pixel takes the same pixels"
+_SCALES = "a scale and an offset of each channel fit into the convolution before"
+_BATCH = "one name for the open batch dimension of inputs and outputs"
 REWRITES = (
-    Rewrite(
-        "exact Resize", "TensorRT refuses tf_half_pixel_for_nn; half_pixel takes the same pixels", make_resize_exact
-    ),
-    Rewrite("no-ops", "Identity, Dropout and the like hand their input on unchanged", remove_no_ops),
-    Rewrite("constants", "no input can change what these nodes compute", fold_constants),
-    Rewrite(
-        "scales", "a scale and an offset of each channel fit into the convolution before", fold_scales, exact=False
-    ),
-    Rewrite("pads", "a convolution pads by zeros itself", fold_pads, exact=False),
-    Rewrite("Transposes", "they undo each other", cancel_transposes),
-    Rewrite("dead parts", "no output depends on these nodes and weights", remove_dead),
-    Rewrite("batch name", "one name for the open batch dimension of inputs and outputs", name_open_batch),
+    Rewrite("exact Resize", _RESIZE, rewrites.make_resize_exact),
+    Rewrite("no-ops", "Identity, Dropout and the like hand their input on unchanged", rewrites.remove_no_ops),
+    Rewrite("constants", "no input can change what these nodes compute", fold.fold_constants),
+    Rewrite("scales", _SCALES, fold.fold_scales, exact=False),
+    Rewrite("pads", "a convolution pads by zeros itself", fold.fold_pads, exact=False),
+    Rewrite("Transposes", "they undo each other", rewrites.cancel_transposes),
+    Rewrite("dead parts", "no output depends on these nodes and weights", rewrites.remove_dead),
+    Rewrite("batch name", _BATCH, rewrites.name_open_batch),
 )
 """Every rewrite, in the order in which `fix` tries them."""
 
@@ -91,7 +78,7 @@ class AppliedRewrite:
 
 
 @dataclass(frozen=True)
-class FixReport:
+class FixReport(Report):
     """What `fix` did.
 
     Attributes:
@@ -106,6 +93,11 @@ class FixReport:
     operators_before: Mapping[str, int]
     operators_after: Mapping[str, int]
     parity: ParityReport
+
+    @property
+    def status(self) -> Status:
+        """That of the parity."""
+        return self.parity.status
 
     @property
     def kept(self) -> tuple[AppliedRewrite, ...]:
@@ -130,26 +122,18 @@ class FixReport:
         text = f"{self.path.name}: {before} nodes became {after}, {proof}"
         return f"{text}; {count(len(self.dropped), 'rewrite')} dropped." if self.dropped else f"{text}."
 
-    def to_text(self) -> str:
-        """Write the verdict, each rewrite with its reason, and the proof."""
-        table = text_table(HEADINGS, self._rows()) if self.rewrites else []
-        return "\n".join([self.verdict, *table, *([f"proof: {self.parity.verdict}"] if self.kept else [])]) + "\n"
-
-    def _repr_html_(self) -> str:
-        table = html_table(HEADINGS, self._rows()) if self.rewrites else ""
-        proof = f'<div style="opacity:.8">proof: {html.escape(self.parity.verdict)}</div>' if self.kept else ""
-        return f'<div style="color:inherit"><b>{html.escape(self.verdict)}</b>{table}{proof}</div>'
-
-    def _rows(self) -> list[tuple[str, ...]]:
-        return [
+    def _tables(self) -> list[Table]:
+        rows = [
             (item.name, str(item.count), "kept" if item.kept else "dropped", item.dropped or item.reason)
             for item in self.rewrites
         ]
+        return [Table(HEADINGS, rows)] if rows else []
 
+    def _remarks(self) -> list[str]:
+        return [f"proof: {self.parity.verdict}"] if self.kept else []
 
-HEADINGS = ("rewrite", "changed", "result", "why")
-
-Feeds = Iterable[tuple[str, Mapping[str, NDArray[Any]]]]
+    def _content(self) -> dict[str, Any]:
+        return super()._content() | {"path": str(self.path), "verdict": self.verdict}
 
 
 def fix(
@@ -182,11 +166,12 @@ def fix(
     """
     if simplifier is not None and simplifier not in SIMPLIFIERS:
         raise InputError(f"got simplifier={simplifier!r}, expected {' or '.join(map(repr, SIMPLIFIERS))}, or None")
-    rewrites = (*((_onnxslim(),) if simplifier else ()), *REWRITES)
-    original = _load(path)
+    chosen = (*((_onnxslim(),) if simplifier else ()), *REWRITES)
+    check(path)
+    original = onnx.load(str(path))
     before = Counter(node.op_type for node in original.graph.node)
     proof = Proof(original, feeds, tolerance or Tolerance())
-    model, applied = _apply(original, rewrites, proof, progress)
+    model, applied = _apply(original, chosen, proof, progress)
     parity = proof.report(model)
     with atomic_path(out) as temporary:
         onnx.save(model, temporary)
@@ -194,43 +179,28 @@ def fix(
     return FixReport(Path(out), applied, dict(before.most_common()), dict(after.most_common()), parity)
 
 
-def _load(path: str | os.PathLike[str]) -> onnx.ModelProto:
-    check(path)
-    model = onnx.load(str(path))
-    if model.ByteSize() > LARGEST_FILE:
-        raise ExportError(f"{path} has {model.ByteSize():,} bytes, more than the 2 GB that one file can hold")
-    return model
-
-
 def _apply(
-    model: onnx.ModelProto, rewrites: tuple[Rewrite, ...], proof: Proof, progress: bool
+    model: onnx.ModelProto, chosen: tuple[Rewrite, ...], proof: Proof, progress: bool
 ) -> tuple[onnx.ModelProto, tuple[AppliedRewrite, ...]]:
     """Go through the rewrites until none finds anything to do."""
     counts: Counter[str] = Counter()
     dropped: dict[str, AppliedRewrite] = {}
-    candidate = _copy(model)
+    candidate = copy_of(model)
     for _ in range(LARGEST_ROUNDS):
         before = counts.total()
-        for rewrite in tqdm(rewrites, "prove rewrites", leave=False, disable=not progress):
+        for rewrite in tqdm(chosen, "prove rewrites", leave=False, disable=not progress):
             if rewrite.name in dropped or not (number := rewrite.apply(candidate)):
                 continue
-            problem = proof.judge(candidate, exact=rewrite.exact)
-            if problem:
+            if problem := proof.judge(candidate, exact=rewrite.exact):
                 dropped[rewrite.name] = AppliedRewrite(rewrite.name, rewrite.reason, number, problem)
             else:
                 counts[rewrite.name] += number
                 model = candidate
-            candidate = _copy(model)
+            candidate = copy_of(model)
         if counts.total() == before:
             break
-    kept = [AppliedRewrite(item.name, item.reason, counts[item.name]) for item in rewrites if counts[item.name]]
+    kept = [AppliedRewrite(item.name, item.reason, counts[item.name]) for item in chosen if counts[item.name]]
     return model, (*kept, *dropped.values())
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    fresh = onnx.ModelProto()
-    fresh.CopyFrom(model)
-    return fresh
 
 
 def _onnxslim() -> Rewrite:
@@ -238,7 +208,7 @@ def _onnxslim() -> Rewrite:
 
     def slim(model: onnx.ModelProto) -> int:
         before = [node.SerializeToString() for node in model.graph.node]
-        model.CopyFrom(onnxslim.slim(_copy(model)))
+        model.CopyFrom(onnxslim.slim(copy_of(model)))
         after = Counter(node.SerializeToString() for node in model.graph.node)
         return sum((Counter(before) - after).values())
 

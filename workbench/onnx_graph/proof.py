@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from workbench.core.compare import ParityReport, compare_batches
 from workbench.core.contract import TensorSpec, check_feed
-from workbench.core.errors import ModelError
+from workbench.core.errors import ModelError, first_line
 from workbench.core.output_errors import Tolerance
 from workbench.onnx_graph.edit import real_inputs
-from workbench.onnx_graph.session import open_session
+from workbench.onnx_graph.file import tensor_spec
+from workbench.onnx_graph.session import open_session, run_session
 from workbench.pictures.feeds import channel_axis, make_feeds, random_array
 
 PURPOSE = "run the network, so no rewrite can be proved"
@@ -26,16 +27,10 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Proof:
-    """The answers of a network to some feeds, and the judgement of other networks by them.
+    """The answers of a network, which is right by definition, to some feeds; and the judgement of others by them.
 
-    Args:
-        model: the network that is right by definition, weights included.
-        feeds: (name, feed) pairs; those of `default_feeds` when None.
-        tolerance: what rounding may change.
-    Raises:
-        ModelError: ONNX Runtime cannot run the network, or it answers the same feed differently each time.
-        FeedError: a feed that the network does not take.
-        ExportError: a network of more than 2 GB.
+    The feeds are (name, feed) pairs, those of `default_feeds` when None; the tolerance is what rounding may change.
+    A network that ONNX Runtime cannot run, or that answers differently each time, is a ModelError.
     """
 
     def __init__(
@@ -45,35 +40,29 @@ class Proof:
         tolerance: Tolerance,
     ) -> None:
         self._tolerance = tolerance
-        specs = input_specs(model)
+        specs = {value.name: tensor_spec(value) for value in real_inputs(model.graph)}
         self._feeds = [(name, dict(feed)) for name, feed in (default_feeds(specs) if feeds is None else feeds)]
         for _, feed in self._feeds:
             check_feed(specs, feed)
         session = open_session(model, PURPOSE, optimise="none")
-        self._answers = [_run(session, feed) for _, feed in self._feeds]
-        self._last = self._answers
-        if self._feeds and not _same(self._answers[0], _run(session, self._feeds[0][1])):
+        self._answers = self._last = [run_session(session, feed) for _, feed in self._feeds]
+        if self._feeds and not _same(self._answers[0], run_session(session, self._feeds[0][1])):
             raise ModelError(
                 "the network answers the same input differently each time, so no rewrite can be proved; "
                 "export it for inference, without random operators"
             )
 
     def judge(self, candidate: onnx.ModelProto, *, exact: bool) -> str:
-        """Run a changed network on the same feeds; one that passes is what the next exact one is compared with.
+        """Say in one clause why a changed network is not proved to be the same; an empty text where it is.
 
-        Args:
-            candidate: the changed network.
-            exact: its answers must be those of the last network that passed, to the last bit; otherwise those of
-                the first network within the tolerance.
-        Returns:
-            Why it is not proved to be the same, one clause; an empty text where it is.
+        An `exact` one must answer as the last network that passed, to the last bit; another one as the first network,
+        within the tolerance.
         """
         try:
             onnx.checker.check_model(candidate)
-            session = open_session(candidate, PURPOSE, optimise="none")
-            answers = [_run(session, feed) for _, feed in self._feeds]
+            answers = self._run(candidate)
         except (ModelError, onnx.checker.ValidationError) as error:
-            return f"the changed network does not run ({str(error).splitlines()[0]})"
+            return f"the changed network does not run ({first_line(error)})"
         problem = self._difference(answers, exact)
         if not problem:
             self._last = answers
@@ -81,8 +70,11 @@ class Proof:
 
     def report(self, candidate: onnx.ModelProto) -> ParityReport:
         """Compare a changed network with the original on the same feeds."""
-        session = open_session(candidate, PURPOSE, optimise="none")
-        return self._report([_run(session, feed) for _, feed in self._feeds])
+        return self._report(self._run(candidate))
+
+    def _run(self, network: onnx.ModelProto) -> list[Arrays]:
+        session = open_session(network, PURPOSE, optimise="none")
+        return [run_session(session, feed) for _, feed in self._feeds]
 
     def _difference(self, answers: Sequence[Arrays], exact: bool) -> str:
         if all(map(_same, self._last, answers)):
@@ -103,16 +95,6 @@ class Proof:
         )
 
 
-def input_specs(model: onnx.ModelProto) -> dict[str, TensorSpec]:
-    """The inputs of a network that are not weights, by name."""
-    found = {}
-    for value in real_inputs(model.graph):
-        tensor = value.type.tensor_type
-        shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-        found[value.name] = TensorSpec(value.name, shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
-    return found
-
-
 def default_feeds(specs: Mapping[str, TensorSpec]) -> list[tuple[str, Arrays]]:
     """Make feeds whose answers differ: a picture, noise, and both in one batch where every input leaves it open."""
     closed = {name: _close_picture(spec) for name, spec in specs.items()}
@@ -126,25 +108,11 @@ def default_feeds(specs: Mapping[str, TensorSpec]) -> list[tuple[str, Arrays]]:
 
 
 def _close_picture(spec: TensorSpec) -> TensorSpec:
-    axis = channel_axis(spec)
-    if axis is None:
-        return spec
-    first = 2 if axis == 1 else 1
-    shape = list(spec.shape)
-    shape[first : first + 2] = [
-        size or default for size, default in zip(shape[first : first + 2], OPEN_PICTURE, strict=True)
-    ]
+    axis, shape = channel_axis(spec), list(spec.shape)
+    if axis is not None:
+        for place, size in enumerate(OPEN_PICTURE, 2 if axis == 1 else 1):
+            shape[place] = shape[place] or size
     return replace(spec, shape=tuple(shape))
-
-
-def _run(session: Any, feed: Arrays) -> Arrays:
-    names = [value.name for value in session.get_outputs()]
-    try:
-        return dict(zip(names, session.run(names, feed), strict=True))
-    except Exception as error:  # as above
-        raise ModelError(
-            f"ONNX Runtime cannot run the network: {str(error).splitlines()[0]}; give other feeds"
-        ) from error
 
 
 def _same(left: Arrays, right: Arrays) -> bool:

@@ -1,4 +1,7 @@
-"""Small rewrites of an ONNX network that keep its answers; each changes it in place and counts what it changed."""
+"""Small rewrites of an ONNX network that keep its answers; each changes it in place and counts what it changed.
+
+Those that every network may need come first, then those for tf2onnx: Resize and padding that others read differently.
+"""
 
 from fractions import Fraction
 
@@ -6,124 +9,83 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from workbench.onnx_graph.edit import (
-    STANDARD,
-    attribute,
-    bypass,
-    constants,
-    forget_shapes,
-    inferred_values,
-    producers,
-    reads,
-    real_inputs,
-    remove_nodes,
-    set_attribute,
-    tidy,
-    use_counts,
+from workbench.onnx_graph import edit
+
+ELEMENTWISE = frozenset(
+    {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "Mish"}
+    | {"Gelu", "Erf", "Exp", "Log", "Sqrt", "Abs", "Neg", "Floor", "Ceil", "Round", "Sign", "Cast", "Clip", "Identity"}
 )
+"""They move no element to another place, so a Transpose before them may as well come after."""
 
+OLDEST_OPSET = 15
+"""The first opset whose Shape can give a part of the shape."""
 
-def make_resize_exact(model: onnx.ModelProto) -> int:
-    """Rewrite tf2onnx's nearest Resize to the same map in words that TensorRT accepts, in place.
-
-    tf2onnx writes `tf_half_pixel_for_nn` with `floor`, which the TensorRT parser refuses; `half_pixel`
-    with `round_prefer_ceil` picks the same source pixel at every scale.
-
-    Returns:
-        How many nodes were rewritten.
-    """
-    count = 0
-    for node in model.graph.node:
-        attributes = {attribute.name: attribute for attribute in node.attribute}
-        mode = attributes.get("coordinate_transformation_mode")
-        if node.op_type == "Resize" and mode is not None and mode.s == b"tf_half_pixel_for_nn":
-            mode.s, attributes["nearest_mode"].s = b"half_pixel", b"round_prefer_ceil"
-            count += 1
-    return count
+_LARGEST_SIDE = 4096
 
 
 def remove_no_ops(model: onnx.ModelProto) -> int:
-    """Remove nodes that hand their input on unchanged, in place.
+    """Remove nodes that hand their input on unchanged, in place; returns how many.
 
     Identity, Dropout of a network that is not training, Cast to the type that is there, Transpose that keeps the
     order, Concat of one tensor, Pad by nothing.
-
-    Returns:
-        How many nodes were removed.
     """
-    graph, known, used = model.graph, constants(model.graph), use_counts(model.graph)
-    types = {name: value.elem_type for name, value in inferred_values(model).items()}
+    graph, known, used = model.graph, edit.constants(model.graph), edit.use_counts(model.graph)
+    types = {name: value.elem_type for name, value in edit.inferred_values(model).items()}
     done = []
     for node in graph.node:
         others_read = any(used[name] for name in node.output[1:] if name)
-        if _does_nothing(node, known, types) and not others_read and bypass(graph, node):
+        if _does_nothing(node, known, types) and not others_read and edit.bypass(graph, node):
             done.append(node)
-    remove_nodes(graph, done)
-    tidy(model, bool(done))
-    return len(done)
-
-
-def remove_dead(model: onnx.ModelProto) -> int:
-    """Remove nodes that no output depends on, and weights that nobody reads, in place.
-
-    Returns:
-        How many nodes and weights were removed.
-    """
-    graph, used = model.graph, use_counts(model.graph)
-    dead = []
-    for node in reversed(graph.node):  # whoever reads a node's result comes after it
-        if not any(used[name] for name in node.output if name):
-            dead.append(node)
-            used.subtract(reads(node))
-    remove_nodes(graph, dead)
-    weights = len(graph.initializer)
-    tidy(model)
-    return len(dead) + weights - len(graph.initializer)
-
-
-def name_open_batch(model: onnx.ModelProto, name: str = "batch") -> int:
-    """Name the open first dimension of the inputs, and that of the outputs that follow it, in place.
-
-    Nothing is done where the inputs have open first dimensions of different names, or of none: they may differ.
-
-    Returns:
-        How many inputs and outputs got the name.
-    """
-    dims = [dim for value in real_inputs(model.graph) for dim in value.type.tensor_type.shape.dim[:1]]
-    dims = [dim for dim in dims if not dim.HasField("dim_value")]
-    names = {dim.dim_param for dim in dims}
-    if len(names) != 1 or (names == {""} and len(dims) > 1) or _has_dim(model.graph, name, names == {name}):
-        return 0
-    old = names.pop()
-    for dim in dims:
-        dim.dim_param = name
-    renamed = 0 if old == name else len(dims)
-    return renamed + _name_outputs(model, old, name)
+    return edit.remove_nodes(model, done)
 
 
 def _does_nothing(node: onnx.NodeProto, known: dict[str, onnx.TensorProto], types: dict[str, int]) -> bool:
-    if node.domain not in STANDARD:
+    if node.domain not in edit.STANDARD:
         return False
     kind = node.op_type
     if kind == "Dropout":
         mode = node.input[2] if len(node.input) > 2 else ""
         return not mode or (mode in known and not numpy_helper.to_array(known[mode]).any())
     if kind == "Cast":
-        return types.get(node.input[0]) == attribute(node, "to")
+        return types.get(node.input[0]) == edit.attribute(node, "to")
     if kind == "Transpose":
-        order = attribute(node, "perm")
+        order = edit.attribute(node, "perm")
         return order is not None and list(order) == sorted(order)
     if kind == "Pad" and len(node.input) > 1:
         return node.input[1] in known and not numpy_helper.to_array(known[node.input[1]]).any()
     return kind == "Identity" or (kind == "Concat" and len(node.input) == 1)
 
 
-def _has_dim(graph: onnx.GraphProto, name: str, expected: bool) -> bool:
-    """Whether a dimension other than the one to name has that name already."""
-    if expected:
-        return False
-    values = (*graph.input, *graph.output)
-    return any(dim.dim_param == name for value in values for dim in value.type.tensor_type.shape.dim)
+def remove_dead(model: onnx.ModelProto) -> int:
+    """Remove nodes that no output depends on, and weights that nobody reads, in place; returns how many of both."""
+    graph, used = model.graph, edit.use_counts(model.graph)
+    dead = []
+    for node in reversed(graph.node):  # whoever reads a node's result comes after it
+        if not any(used[name] for name in node.output if name):
+            dead.append(node)
+            used.subtract(edit.reads(node))
+    weights, gone = len(graph.initializer), edit.remove_nodes(model, dead)
+    edit.tidy(model)  # also where no node is dead
+    return gone + weights - len(graph.initializer)
+
+
+def name_open_batch(model: onnx.ModelProto, name: str = "batch") -> int:
+    """Name the open first dimension of the inputs, and of the outputs that follow it, in place; returns how many.
+
+    Nothing is done where the inputs have open first dimensions of different names, or of none: they may differ.
+    """
+    graph = model.graph
+    firsts = [dim for value in edit.real_inputs(graph) for dim in value.type.tensor_type.shape.dim[:1]]
+    firsts = [dim for dim in firsts if not dim.HasField("dim_value")]
+    names = {dim.dim_param for dim in firsts}
+    others = {dim.dim_param for value in (*graph.input, *graph.output) for dim in value.type.tensor_type.shape.dim}
+    if len(names) != 1 or (names == {""} and len(firsts) > 1) or (names != {name} and name in others):
+        return 0
+    old = names.pop()
+    for dim in firsts:
+        dim.dim_param = name
+    renamed = 0 if old == name else len(firsts)
+    return renamed + _name_outputs(model, old, name)
 
 
 def _name_outputs(model: onnx.ModelProto, old: str, new: str) -> int:
@@ -132,7 +94,7 @@ def _name_outputs(model: onnx.ModelProto, old: str, new: str) -> int:
         for dim in value.type.tensor_type.shape.dim:
             if old and dim.dim_param == old:
                 dim.dim_param = new
-    found, count = inferred_values(model), 0
+    found, count = edit.inferred_values(model), 0
     for value in model.graph.output:
         for dim, inferred in zip(value.type.tensor_type.shape.dim, found[value.name].shape.dim, strict=False):
             same = dim.dim_param == old if old else not dim.HasField("dim_value") and inferred.dim_param == new
@@ -142,98 +104,74 @@ def _name_outputs(model: onnx.ModelProto, old: str, new: str) -> int:
     return count
 
 
-# They move no element to another place, so a Transpose before them may as well come after.
-ELEMENTWISE = frozenset(
-    {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "Mish"}
-    | {"Gelu", "Erf", "Exp", "Log", "Sqrt", "Abs", "Neg", "Floor", "Ceil", "Round", "Sign", "Cast", "Clip", "Identity"}
-)
-
-
 def cancel_transposes(model: onnx.ModelProto) -> int:
-    """Remove Transposes that undo each other, in place; two in a row that do not become one.
+    """Remove Transposes that undo each other, in place; two in a row that do not become one. Returns how many went.
 
     Elementwise operators between two Transposes do not part them.
-
-    Returns:
-        How many Transposes went.
     """
-    before = _count(model)
-    while _join_one(model.graph):
-        pass
-    tidy(model, _count(model) < before)
-    return before - _count(model)
+    gone = 0
+    while (chain := _next_chain(model.graph)) is not None:
+        gone += _join(model, *chain)
+    return gone
 
 
-def _join_one(graph: onnx.GraphProto) -> bool:
-    writers, used = producers(graph), use_counts(graph)
-    for second in graph.node:
-        if not _is_transpose(second):
-            continue
-        chain = _chain_before(second, writers, used)
-        if chain is not None:
-            _join(graph, chain, second, used)
-            return True
-    return False
+def _next_chain(graph: onnx.GraphProto) -> list[onnx.NodeProto] | None:
+    """Two Transposes and, between them, elementwise nodes whose results nobody else reads; None where none is left."""
+    writers, used = edit.producers(graph), edit.use_counts(graph)
+    for second in filter(_is_transpose, graph.node):
+        chain, node = [second], writers.get(second.input[0])
+        while node is not None and edit.is_a(node, *ELEMENTWISE) and used[node.output[0]] == 1:
+            chain.insert(0, node)
+            node = writers.get(node.input[0])
+        if node is not None and _is_transpose(node) and (len(chain) == 1 or used[node.output[0]] == 1):
+            return [node, *chain]
+    return None
 
 
-def _chain_before(
-    second: onnx.NodeProto, writers: dict[str, onnx.NodeProto], used: dict[str, int]
-) -> list[onnx.NodeProto] | None:
-    """The Transpose before `second` and the elementwise nodes between them, whose results nobody else reads."""
-    chain: list[onnx.NodeProto] = []
-    node = writers.get(second.input[0])
-    while node is not None and node.op_type in ELEMENTWISE and node.domain in STANDARD and used[node.output[0]] == 1:
-        chain.insert(0, node)
-        node = writers.get(node.input[0])
-    if node is None or not _is_transpose(node) or (chain and used[node.output[0]] != 1):
-        return None
-    return [node, *chain]
-
-
-def _join(graph: onnx.GraphProto, chain: list[onnx.NodeProto], second: onnx.NodeProto, used: dict[str, int]) -> None:
-    first, between = chain[0], chain[1:]
-    order = [attribute(first, "perm")[axis] for axis in attribute(second, "perm")]
-    unread = used[first.output[0]] == 1
-    (between[0] if between else second).input[0] = first.input[0]
-    if between:
-        second.input[0] = between[-1].output[0]
-        forget_shapes(graph, {node.output[0] for node in between})
-    set_attribute(second, "perm", order)
-    gone = [first] if unread else []
-    if order == sorted(order) and bypass(graph, second):
+def _join(model: onnx.ModelProto, first: onnx.NodeProto, *rest: onnx.NodeProto) -> int:
+    """Let the last node of a chain move the elements as the first and the last did; returns how many are gone."""
+    graph, between, second = model.graph, rest[:-1], rest[-1]
+    order = [edit.attribute(first, "perm")[axis] for axis in edit.attribute(second, "perm")]
+    gone = [first] if edit.use_counts(graph)[first.output[0]] == 1 else []
+    rest[0].input[0] = first.input[0]
+    edit.forget_shapes(graph, {node.output[0] for node in between})
+    edit.set_attribute(second, "perm", order)
+    if order == sorted(order) and edit.bypass(graph, second):
         gone.append(second)
-    remove_nodes(graph, gone)
+    return edit.remove_nodes(model, gone)
 
 
 def _is_transpose(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Transpose" and node.domain in STANDARD and attribute(node, "perm") is not None
+    return edit.is_a(node, "Transpose") and edit.attribute(node, "perm") is not None
 
 
-def _count(model: onnx.ModelProto) -> int:
-    return sum(node.op_type == "Transpose" for node in model.graph.node)
+def make_resize_exact(model: onnx.ModelProto) -> int:
+    """Rewrite tf2onnx's nearest Resize to the same map in words that TensorRT accepts, in place; returns how many.
 
-
-OLDEST_OPSET = 15
-"""The first opset whose Shape can give a part of the shape."""
-
-_LARGEST_SIDE = 4096
+    tf2onnx writes `tf_half_pixel_for_nn` with `floor`, which the TensorRT parser refuses; `half_pixel`
+    with `round_prefer_ceil` picks the same source pixel at every scale.
+    """
+    style = "coordinate_transformation_mode"
+    found = [node for node in model.graph.node if node.op_type == "Resize"]
+    found = [node for node in found if edit.attribute(node, style) == b"tf_half_pixel_for_nn"]
+    for node in found:
+        edit.set_attribute(node, style, "half_pixel")
+        edit.set_attribute(node, "nearest_mode", "round_prefer_ceil")
+    return len(found)
 
 
 def give_exact_sizes(model: onnx.ModelProto) -> int:
-    """Replace scales that lose a pixel by sizes, in place; the batch stays open.
+    """Replace scales that lose a pixel by sizes, in place; the batch stays open. Returns how many Resize nodes changed.
 
-    Args:
-        model: a whole model.
-    Returns:
-        How many Resize nodes were changed. One whose input has an unknown height or width stays as it is, and
-        so does every one in a model older than `OLDEST_OPSET`.
+    One whose input has an unknown height or width stays as it is, and every one in a model before `OLDEST_OPSET`.
+
     Source: ONNX operator Resize: output size = floor(input size * scale).
     """
-    if next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) < OLDEST_OPSET:
+    if edit.opset(model) < OLDEST_OPSET:
         return 0
-    changed = 0
+    changed, weights = 0, {tensor.name: tensor for tensor in model.graph.initializer}
     for node in [node for node in model.graph.node if node.op_type == "Resize" and len(node.input) == 3]:
-        scales = _constant(model, node.input[2])
+        scales = numpy_helper.to_array(weights[node.input[2]]) if node.input[2] in weights else np.empty(0, np.float32)
         if any(_is_too_small(scale) for scale in scales):
             changed += _use_sizes(model, node, scales)
     return changed
@@ -248,11 +186,13 @@ def _is_too_small(scale: np.float32) -> bool:
 def _use_sizes(model: onnx.ModelProto, node: onnx.NodeProto, scales: np.ndarray) -> bool:
     """Read the sizes of the axes that keep theirs from the input, and write the others down."""
     kept = int(np.argmax(scales != 1))
-    sides = _shape(model, node.input[0])[kept:]
-    if len(sides) != len(scales) - kept or not all(sides):
+    inferred = edit.inferred_values(model)  # anew, because an earlier Resize may have changed
+    sides = edit.dims(inferred[node.input[0]])[kept:] if node.input[0] in inferred else ()
+    known = [side for side in sides if side]
+    if len(known) != len(scales) - kept or len(known) != len(sides):
         return False
     name, graph = f"{node.output[0]}_sizes", model.graph
-    sizes = [round(side * float(scale)) for side, scale in zip(sides, scales[kept:], strict=True)]
+    sizes = [round(side * float(scale)) for side, scale in zip(known, scales[kept:], strict=True)]
     graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), f"{name}_new"))
     parts = [
         helper.make_node("Shape", [node.input[0]], [f"{name}_kept"], f"{name}_kept", start=0, end=kept),
@@ -267,58 +207,31 @@ def _use_sizes(model: onnx.ModelProto, node: onnx.NodeProto, scales: np.ndarray)
     return True
 
 
-def _constant(model: onnx.ModelProto, name: str) -> np.ndarray:
-    found = next((tensor for tensor in model.graph.initializer if tensor.name == name), None)
-    return numpy_helper.to_array(found) if found is not None else np.empty(0, np.float32)
-
-
-def _shape(model: onnx.ModelProto, name: str) -> list[int]:
-    """The shape of a tensor, 0 for an open dimension; inferred anew, because an earlier Resize may have changed."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    value = next((value for value in (*graph.value_info, *graph.input) if value.name == name), None)
-    return [dim.dim_value for dim in value.type.tensor_type.shape.dim] if value is not None else []
-
-
 def keep_zero_padding(model: onnx.ModelProto) -> int:
     """Write the zeros of each Pad in front of a MaxPool as -0.0, in place, unless what is padded is never negative.
 
-    Args:
-        model: a network of opset 11 or later.
-    Returns:
-        How many Pad nodes were changed.
-    Source: microsoft/onnxruntime, pull request 18136 (pad_fusion.cc) and the measurement in tests/test_pad_pool.py.
+    Returns how many changed; Pad reads its zeros since opset 11.
+
+    Source: microsoft/onnxruntime, pull request 18136 (pad_fusion.cc) and tests/onnx_graph/test_pad_pool.py.
     """
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
-    pooled = {node.input[0] for node in model.graph.node if node.op_type == "MaxPool"}
-    count = 0
-    for node in model.graph.node:
-        if node.op_type != "Pad" or node.output[0] not in pooled or len(node.input) < 2:
+    graph, makers = model.graph, edit.producers(model.graph)
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    pooled = {node.input[0] for node in graph.node if node.op_type == "MaxPool"}
+    pads = [node for node in graph.node if node.op_type == "Pad" and node.output[0] in pooled and len(node.input) > 1]
+    changed = 0
+    for pad in pads:
+        source, value = makers.get(pad.input[0]), pad.input[2] if len(pad.input) > 2 else ""
+        if source is not None and source.op_type == "Relu":
             continue
-        source = makers.get(node.input[0])
-        if (source is None or source.op_type != "Relu") and _pads_with_zero(node, constants):
-            _write_negative_zero(model, node, constants)
-            count += 1
-    return count
-
-
-def _pads_with_zero(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
-    mode = next((attribute.s for attribute in node.attribute if attribute.name == "mode"), b"constant")
-    value = node.input[2] if len(node.input) > 2 else ""
-    if mode != b"constant" or (value and value not in constants):
-        return False
-    if not value:
-        return True
-    number = numpy_helper.to_array(constants[value])
-    return not number.any() and not np.signbit(number).any()
-
-
-def _write_negative_zero(model: onnx.ModelProto, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> None:
-    value = constants.get(node.input[2]) if len(node.input) > 2 else None
-    dtype = numpy_helper.to_array(value).dtype if value is not None else np.dtype(np.float32)
-    name = f"{node.output[0]}_negative_zero"
-    model.graph.initializer.append(numpy_helper.from_array(np.array(-0.0, dtype), name))
-    rest = list(node.input[3:])
-    node.input[:] = [*node.input[:2], name, *rest]
-    if value is not None and not any(value.name in other.input for other in model.graph.node):
-        model.graph.initializer.remove(value)
+        if edit.attribute(pad, "mode", b"constant") != b"constant" or (value and value not in weights):
+            continue
+        number = numpy_helper.to_array(weights[value]) if value else np.array(0, np.float32)
+        if number.any() or np.signbit(number).any():
+            continue
+        name = f"{pad.output[0]}_negative_zero"
+        graph.initializer.append(numpy_helper.from_array(np.array(-0.0, number.dtype), name))
+        pad.input[:] = [*pad.input[:2], name, *pad.input[3:]]
+        if value and not any(value in other.input for other in graph.node):
+            graph.initializer.remove(weights[value])
+        changed += 1
+    return changed

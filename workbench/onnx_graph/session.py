@@ -4,19 +4,22 @@ import contextlib
 import importlib.util
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from workbench.core.driver import require_gpu
-from workbench.core.errors import BackendUnavailableError, ExportError, ModelError
+from workbench.core.errors import BackendUnavailableError, ModelError, first_line
 from workbench.core.packages import require_backend
-from workbench.onnx_graph.edit import LARGEST_FILE
+from workbench.onnx_graph.edit import refuse_large
 from workbench.onnx_graph.file import read
 
 OPTIMISATIONS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "none": "ORT_DISABLE_ALL"}
+
+FLOAT8 = frozenset({onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2})
+"""At full optimisation ONNX Runtime 1.31 refuses these types or answers wrongly; at the basic one it is right."""
 
 
 def open_session(
@@ -63,41 +66,39 @@ def open_session(
         options.enable_profiling, options.profile_file_prefix = True, profile_prefix
     content: bytes | str
     if isinstance(network, onnx.ModelProto):
-        if network.ByteSize() > LARGEST_FILE:
-            raise ExportError(
-                f"the network has {network.ByteSize():,} bytes, more than the 2 GB that one file can hold"
-            )
+        refuse_large(network)
         content = network.SerializeToString()
     else:
         content = os.fspath(network)
     try:
         return runtime.InferenceSession(content, options, providers=providers(device, tf32=tf32))
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
-        raise ModelError(f"ONNX Runtime cannot {purpose}: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"ONNX Runtime cannot {purpose}: {first_line(error)}") from error
 
 
-def open_with_outputs(model: onnx.ModelProto, source: Path, names: Sequence[str]) -> Any:
-    """Open a network with other tensors as its outputs; the network is as before afterwards.
+def run_session(session: Any, feed: Mapping[str, Any], purpose: str = "run the network") -> dict[str, Any]:
+    """Run an open network once, and return its outputs by name; a ModelError where ONNX Runtime cannot."""
+    names = [value.name for value in session.get_outputs()]
+    try:
+        return dict(zip(names, session.run(names, dict(feed)), strict=True))
+    except Exception as error:  # ONNX Runtime's own exceptions share no public base
+        raise ModelError(f"ONNX Runtime cannot {purpose}: {first_line(error)}; give other feeds, or mend it") from error
 
-    Args:
-        model: the network.
-        source: its file, for its external data and for messages.
-        names: the tensors.
+
+def open_with_outputs(model: onnx.ModelProto, source: Path, names: Sequence[str], optimise: str = "all") -> Any:
+    """Open a network with other tensors as its outputs; `source` is its file, for its external data and for messages.
+
     Raises:
         ModelError: ONNX Runtime refuses it.
     """
-    outputs = list(model.graph.output)
+    outputs, folder = list(model.graph.output), source.resolve().parent
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     try:
-        return open_session(model, f"show the tensors inside {source}", folder=source.resolve().parent)
-    finally:
+        return open_session(model, f"show the tensors inside {source}", folder=folder, optimise=optimise)
+    finally:  # a copy would take the memory of the weights once more
         del model.graph.output[:]
         model.graph.output.extend(outputs)
-
-
-FLOAT8 = frozenset({onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2})
-"""At full optimisation ONNX Runtime 1.31 refuses these types or answers wrongly; at the basic one it is right."""
 
 
 def weight_types(path: str | os.PathLike[str]) -> frozenset[int]:
@@ -124,20 +125,15 @@ def prepare_cuda(runtime: Any) -> str:
         BackendUnavailableError: this ONNX Runtime is the build for the CPU.
         DriverError: no NVIDIA driver or GPU.
     """
-    _load_cuda_libraries(runtime)
+    spec = importlib.util.find_spec("nvidia")  # the packages that PyTorch or JAX brought, maybe in another folder
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; the session then says it in an error
+        for library in sorted(library for folder in folders for library in Path(folder).glob("cu*/lib")):
+            runtime.preload_dlls(directory=str(library))
+        runtime.preload_dlls()
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
         raise BackendUnavailableError(
             f"ONNX Runtime {runtime.__version__} is the build for the CPU; run: pip uninstall -y onnxruntime, then in "
             "the project's folder: pip install -e '.[cuda]'"
         )
     return require_gpu().name
-
-
-def _load_cuda_libraries(runtime: Any) -> None:
-    """Load CUDA and cuDNN from the packages that PyTorch or JAX brought, also where they lie in another folder."""
-    spec = importlib.util.find_spec("nvidia")
-    folders = [] if spec is None else list(spec.submodule_search_locations or ())
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it misses; the session then says it in an error
-        for library in sorted(library for folder in folders for library in Path(folder).glob("cu*/lib")):
-            runtime.preload_dlls(directory=str(library))
-        runtime.preload_dlls()

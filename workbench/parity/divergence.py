@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from tqdm.auto import tqdm
 from workbench.core.errors import InputError
 from workbench.core.output_errors import Tolerance
 from workbench.core.report import count
-from workbench.parity.layer_errors import AROUND, Divergence, Kind, LayerError, explain, short_error, tensor_error
+from workbench.parity.layer_errors import LayerError, explain, short_error, tensor_error
 from workbench.parity.pairs import Layers, Pairing, pair_tensors
 from workbench.parity.probes import GraphProbe, open_probe
+from workbench.parity.reports import AROUND, Divergence, Kind
 
 BUDGET_BYTES = 256 << 20
 ROUND = 16
@@ -64,46 +65,42 @@ def first_divergence(
         raise InputError(f"got tolerance {allowed} and budget_bytes {budget_bytes}, expected numbers above 0")
     ours, theirs = open_probe(reference, feed), open_probe(candidate, feed)
     with tqdm(desc="look for the layer", unit="tensor", leave=False, disable=not progress) as bar:
-        search = Search(ours, theirs, pair_tensors(ours, theirs, layers), float(allowed), budget_bytes, bar)
-        return search.run()
+        return _Search(ours, theirs, pair_tensors(ours, theirs, layers), float(allowed), budget_bytes, bar).run()
 
 
-class Search:
-    """One bisection: what was compared, and how the networks are run for more.
+@dataclass
+class _Search:
+    """One bisection: what was compared, and how the networks are run for more; `bar` is moved by each tensor."""
 
-    Args:
-        reference: the network that is right.
-        candidate: the one that is judged.
-        pairing: their tensors.
-        allowed: the error from which a layer is wrong.
-        budget_bytes: what may be held at a time.
-        bar: a tqdm bar, moved by each tensor.
-    """
+    reference: GraphProbe
+    candidate: GraphProbe
+    pairing: Pairing
+    allowed: float
+    budget_bytes: int
+    bar: Any
+    errors: dict[int, LayerError | None] = field(default_factory=dict)
+    false_pairs: set[int] = field(default_factory=set)
+    runs: int = 0
+    fetched_bytes: int = 0
 
-    def __init__(
-        self,
-        reference: GraphProbe,
-        candidate: GraphProbe,
-        pairing: Pairing,
-        allowed: float,
-        budget_bytes: int,
-        bar: Any,
-    ) -> None:
-        self.reference, self.candidate, self.pairing = reference, candidate, pairing
-        self.allowed, self.budget_bytes, self.bar = allowed, budget_bytes, bar
-        self.errors: dict[int, LayerError | None] = {}
-        self.runs = self.fetched_bytes = 0
-        self.parents = [pair.parents for pair in pairing.pairs]
-        self.ancestors = _closures(self.parents)
-        self.false_pairs: set[int] = set()
+    def __post_init__(self) -> None:
+        """For each pair, the pairs it is computed from: the nearest, and all of them as the bits of a number."""
+        self.parents = [pair.parents for pair in self.pairing.pairs]
+        self.ancestors: list[int] = []
+        for ours in self.parents:
+            closure = 0
+            for parent in ours:
+                closure |= self.ancestors[parent] | 1 << parent
+            self.ancestors.append(closure)
 
     def run(self) -> Divergence:
         """Bisect, look at the neighbours, and say what was found."""
         everything = range(len(self.parents))
         self.compare([*self.pairing.outputs, *_spread(everything, ROUND)])
-        start = self._wrong_end()
-        if start is None:
+        wrong = [place for place in self.pairing.outputs if self.error(place) > self.allowed]
+        if not wrong:  # whatever is wrong inside does no harm
             return self._report("none", None)
+        start = max(wrong, key=self.error)
         found = self._earliest_wrong(start)
         while self._is_false_pair(found):
             self.false_pairs.add(found)
@@ -112,8 +109,13 @@ class Search:
         found = self._steepest(found)
         if found in self.pairing.outputs and not self._compared_parents(found):
             return self._report("hidden", None)
-        self._explain(found)
-        return self._report("jump" if self._growth(found) >= JUMP else "growth", found)
+        kind: Kind = "jump" if self._growth(found) >= JUMP else "growth"
+        pair, entry = self.pairing.pairs[found], self.errors[found]
+        ours, theirs = self.reference.fetch([pair.reference]), self.candidate.fetch([pair.candidate])
+        self.runs += 1
+        if entry is not None:
+            self.errors[found] = replace(entry, remark=explain(ours[pair.reference], theirs[pair.candidate]))
+        return self._report(kind, found)
 
     def compare(self, places: Iterable[int]) -> None:
         """Compare these pairs, as many at a time as the budget allows."""
@@ -122,7 +124,8 @@ class Search:
         for place in dict.fromkeys(places):
             if place in self.errors:
                 continue
-            size = self._size(place)
+            shape = self.reference.shape(self.pairing.pairs[place].reference)
+            size = self.budget_bytes if shape is None else 8 * math.prod(shape)  # of both tensors
             if chunk and held + size > self.budget_bytes:
                 self._compare_chunk(chunk)
                 chunk, held = [], 0
@@ -134,7 +137,7 @@ class Search:
     def error(self, place: int) -> float:
         """The error of a pair that was compared; NaN where it was not, or could not be."""
         entry = self.errors.get(place)
-        return math.nan if entry is None or place in self.false_pairs else entry.error
+        return math.nan if entry is None or place in self.false_pairs else entry.max_error_of_range
 
     def _compare_chunk(self, places: list[int]) -> None:
         pairs = [self.pairing.pairs[place] for place in places]
@@ -148,21 +151,15 @@ class Search:
             self.errors[place] = tensor_error(pair, place, left, right)
             self.bar.update()
 
-    def _size(self, place: int) -> int:
-        """Bytes of both tensors of a pair; the whole budget where the size is not known before the run."""
-        shape = self.reference.shape(self.pairing.pairs[place].reference)
-        return self.budget_bytes if shape is None else 8 * math.prod(shape)
-
-    def _wrong_end(self) -> int | None:
-        """The output that is most wrong; without a wrong output, whatever is wrong inside does no harm."""
-        wrong = [place for place in self.pairing.outputs if self.error(place) > self.allowed]
-        return max(wrong, key=self.error, default=None)
-
     def _earliest_wrong(self, start: int) -> int:
         """Bisect over the ancestors of a wrong pair, then walk up while something it is computed from is wrong."""
         wrong = start
         while True:
-            suspects = self._suspects(wrong)
+            bits = self.ancestors[wrong]
+            for place in _places(bits):  # what a right pair is computed from is cleared
+                if self.error(place) <= self.allowed:
+                    bits &= ~(self.ancestors[place] | 1 << place)
+            suspects = _places(bits)
             earlier = [place for place in suspects if self.error(place) > self.allowed]
             if earlier:
                 wrong = earlier[0]
@@ -174,14 +171,6 @@ class Search:
         while wrong_parents := [place for place in self._compared_parents(wrong) if self.error(place) > self.allowed]:
             wrong = min(wrong_parents)
         return wrong
-
-    def _suspects(self, wrong: int) -> list[int]:
-        """The ancestors of a wrong pair that are not cleared by a right pair computed from them."""
-        suspects = self.ancestors[wrong]
-        for place in _places(self.ancestors[wrong]):
-            if self.error(place) <= self.allowed:
-                suspects &= ~(self.ancestors[place] | 1 << place)
-        return _places(suspects)
 
     def _compared_parents(self, place: int) -> list[int]:
         """The nearest pairs that a pair is computed from and that can be compared; compared here if need be."""
@@ -215,19 +204,8 @@ class Search:
         return best
 
     def _growth(self, place: int) -> float:
-        return self.error(place) / max(self._before(place), FLOOR)
-
-    def _before(self, place: int) -> float:
-        parents = self._compared_parents(place)
-        return max((self.error(parent) for parent in parents), default=0.0)
-
-    def _explain(self, place: int) -> None:
-        """Fetch one pair once more, and keep what its numbers say about the cause."""
-        pair, entry = self.pairing.pairs[place], self.errors[place]
-        ours, theirs = self.reference.fetch([pair.reference]), self.candidate.fetch([pair.candidate])
-        self.runs += 1
-        if entry is not None:
-            self.errors[place] = replace(entry, remark=explain(ours[pair.reference], theirs[pair.candidate]))
+        before = max((self.error(parent) for parent in self._compared_parents(place)), default=0.0)
+        return self.error(place) / max(before, FLOOR)
 
     def _report(self, kind: Kind, found: int | None) -> Divergence:
         entries = []
@@ -235,7 +213,7 @@ class Search:
             if entry is not None and place not in self.false_pairs:
                 parents = [self.error(parent) for parent in self.parents[place]]
                 known = [error for error in parents if not math.isnan(error)]
-                entries.append(replace(entry, before=max(known, default=math.nan)))
+                entries.append(replace(entry, max_error_of_range_before=max(known, default=math.nan)))
         layer = next((entry for entry in entries if entry.depth == found), None)
         return Divergence(
             reference=self.reference.info,
@@ -258,13 +236,12 @@ class Search:
         compared = f"{count(len(entries), 'tensor')} compared"
         if kind == "none":
             worst = max((self.error(place) for place in self.pairing.outputs), default=0.0)
-            return (
-                f"No layer is at fault: the outputs of {names} agree, largest error {short_error(worst)} ({compared})."
-            )
+            agree = f"the outputs of {names} agree, largest error {short_error(worst)}"
+            return f"No layer is at fault: {agree} ({compared})."
         if layer is None:
             return f"The outputs of {names} differ, but nothing before them could be compared."
-        error = "a value that is not finite" if math.isinf(layer.error) else f"{short_error(layer.error)} of the range"
-        before = short_error(0.0 if math.isnan(layer.before) else layer.before)
+        after, before = layer.max_error_of_range, layer.max_error_of_range_before
+        error = "a value that is not finite" if math.isinf(after) else f"{short_error(after)} of the range"
         if kind == "growth":
             return (
                 f"No single layer is at fault: the error of {self.candidate.info.name} grows from layer to layer and "
@@ -272,7 +249,8 @@ class Search:
             )
         remark = f" ({layer.remark})" if layer.remark else ""
         return (
-            f"The error jumps at {layer.layer} ({layer.operator}): from {before} before it to {error} after it{remark}."
+            f"The error jumps at {layer.layer} ({layer.operator}): from "
+            f"{short_error(0.0 if math.isnan(before) else before)} before it to {error} after it{remark}."
         )
 
     def _notes(self, kind: Kind, layer: LayerError | None) -> Iterable[str]:
@@ -282,26 +260,13 @@ class Search:
         other = [self.pairing.pairs[place].layer for place, entry in self.errors.items() if entry is None]
         if other:
             yield f"of another size in the candidate, so not compared: {', '.join(other)}."
-        harmless = [
-            place for place, entry in self.errors.items() if kind == "none" and self.error(place) > self.allowed
-        ]
+        harmless = [place for place in self.errors if kind == "none" and self.error(place) > self.allowed]
         if harmless:
             yield f"different inside, without harm to the outputs: {self.pairing.pairs[min(harmless)].layer}."
         if kind != "none" and any(sum(entry.nan[:1] + entry.inf[:1]) for entry in self.errors.values() if entry):
             yield "the reference itself holds values that are not finite; look at its input first."
         if layer is not None and " + " in layer.layer:
             yield "an exporter made one operator of the layers joined by +; any of them may be at fault."
-
-
-def _closures(parents: Sequence[Sequence[int]]) -> list[int]:
-    """For each place, all places it is computed from, as the bits of a number."""
-    closures: list[int] = []
-    for ours in parents:
-        closure = 0
-        for parent in ours:
-            closure |= closures[parent] | 1 << parent
-        closures.append(closure)
-    return closures
 
 
 def _places(bits: int) -> list[int]:

@@ -38,11 +38,54 @@ from workbench.core.drawing import (
     title_of,
 )
 from workbench.core.errors import InputError
-from workbench.parity.layer_errors import Divergence, LayerError, short_error
+from workbench.core.report import Status
+from workbench.parity.layer_errors import LayerError, short_error
 from workbench.pictures.cityscapes import CITYSCAPES, VOID, Palette, color_map, confusion_matrix, mean_iou
 
 WIDE_ASPECT = 1.6
 """Pictures at least this many times as wide as high get two columns, others three."""
+
+LOWEST = 1e-9
+"""Errors of 0 are drawn here, at the foot of the axis."""
+
+ALLOWED: dict[str, Any] = {"color": "0.35", "linewidth": 1, "linestyle": (0, (5, 3))}
+
+
+def new_page(height_in: float, width_in: float = WIDTH_IN) -> Figure:
+    """Make an empty figure for a notebook."""
+    return NotebookFigure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
+
+
+def finish(figure: Figure, caption: str, infos: Sequence[RunnerInfo] | None = None) -> Figure:
+    """Write what to look for; where the runners are known, refuse a figure that names one that took no part."""
+    add_caption(figure, f"What to look for: {caption}")
+    return figure if infos is None else refuse_false_names(figure, infos)
+
+
+def title_miou(axes: Axes, truth: NDArray, labels: NDArray, palette: Palette, text: str) -> None:
+    """Write an answer's mIoU under its title; `text` has a place for it."""
+    score = mean_iou(confusion_matrix(truth, labels, classes=len(palette)))
+    add_second_line(axes, text.format(score=score))
+
+
+def draw_masks(
+    figure: Figure, cell: Cell, dimmed: NDArray[np.floating],
+    masks: Sequence[tuple[NDArray[np.bool_], tuple[int, int, int]]], title: str, thick: float,
+) -> Axes:  # fmt: skip
+    """Paint masks, thickened by so many pixels of the page, over a dimmed picture (H, W), the last on top."""
+    picture = np.repeat(dimmed[:, :, None], 3, axis=2).astype(np.uint8)
+    for mask, color in masks:
+        picture[grow(mask, round(thick * dimmed.shape[1] / (cell.width_in * DPI)))] = color
+    for mask, color in masks:  # what was thickened must not hide its neighbour
+        picture[mask] = color
+    return draw_picture(figure, cell, picture, title)
+
+
+def draw_legend(figure: Figure, cell: Cell, handles: Sequence[Any], **options: Any) -> None:
+    """Fill a place with a legend."""
+    axes = figure.add_subplot(cell.place)
+    axes.set_axis_off()
+    axes.legend(handles=handles, frameon=False, **options)
 
 
 def side_by_side(
@@ -69,33 +112,29 @@ def side_by_side(
     for name, labels in (("reference", reference.labels), ("candidate", candidate.labels), ("truth", truth)):
         if labels is not None:
             check_labels(labels, name, image.shape[:2])
-    figure, cells, columns = _lay_out(image.shape[1] / image.shape[0], truth is not None)
+    aspect = image.shape[1] / image.shape[0]
+    lay_out = _lay_out_wide if aspect >= WIDE_ASPECT else _lay_out_narrow
+    figure, cells, columns = lay_out(aspect, truth is not None)
     draw_picture(figure, cells["image"], image, "Image" if truth is None else "Street scene")
     if truth is not None:
         draw_picture(figure, cells["truth"], color_map(truth, palette), "Ground truth")
     for key, panel in (("reference", reference), ("candidate", candidate)):
         axes = draw_picture(figure, cells[key], color_map(panel.labels, palette), title_of(panel.info))
         if truth is not None:
-            score = mean_iou(confusion_matrix(truth, panel.labels, classes=len(palette)))
-            add_second_line(axes, f"mIoU {score:.3f} against the ground truth")
+            title_miou(axes, truth, panel.labels, palette, "mIoU {score:.3f} against the ground truth")
     _draw_disagreement(figure, cells["difference"], image, reference, candidate, len(palette))
     maps = [labels for labels in (truth, reference.labels, candidate.labels) if labels is not None]
-    _draw_legend(figure, cells["legend"], maps, palette, columns)
-    add_caption(
-        figure,
-        f"What to look for: {title_of(reference.info)} and {title_of(candidate.info)} "
-        "should give the same picture. A few cyan pixels on the borders of objects are rounding; "
-        "whole objects or shifted outlines in cyan are a fault.",
+    options = {"loc": "center", "ncols": columns, "fontsize": TEXT_PT}
+    draw_legend(figure, cells["legend"], _class_swatches(maps, palette), **options)
+    caption = (
+        f"{title_of(reference.info)} and {title_of(candidate.info)} should give the same picture. A few cyan pixels on "
+        "the borders of objects are rounding; whole objects or shifted outlines in cyan are a fault."
     )
-    return refuse_false_names(figure, [reference.info, candidate.info])
+    return finish(figure, caption, [reference.info, candidate.info])
 
 
 def logits_figure(
-    reference: ArrayLike,
-    candidate: ArrayLike,
-    reference_info: RunnerInfo,
-    candidate_info: RunnerInfo,
-    note: str = "",
+    reference: ArrayLike, candidate: ArrayLike, reference_info: RunnerInfo, candidate_info: RunnerInfo, note: str = ""
 ) -> Figure:
     """Plot one runner's logits against the other's, for a classifier whose classes have no names.
 
@@ -113,7 +152,7 @@ def logits_figure(
     first, second, left_out = _finite_pairs(reference, candidate)
     extent = max(float(first.max() - first.min()), float(np.finfo(np.float32).tiny))
     relative = (second - first) / extent
-    figure = NotebookFigure(figsize=(WIDTH_IN, 4.8), dpi=DPI, layout="constrained")
+    figure = new_page(4.8)
     same, difference = figure.subplots(1, 2)
     ends = [min(first.min(), second.min()), max(first.max(), second.max())]
     same.plot(ends, ends, color="0.55", linewidth=1, zorder=1, label="y = x: the same answer")
@@ -123,17 +162,15 @@ def logits_figure(
     same.legend(loc="upper left", fontsize=TEXT_PT, frameon=False)
     difference.axhline(0, color="0.55", linewidth=1, zorder=1)
     difference.scatter(first, relative, s=9, color=BLUE, linewidths=0, zorder=2)
-    largest = float(np.abs(relative).max())
-    difference.set_title(f"Largest difference: {_short(largest)} of the range", fontsize=TITLE_PT)
+    largest = f"{float(np.abs(relative).max()):.2g}".replace("e-0", "e-")
+    difference.set_title(f"Largest difference: {largest} of the range", fontsize=TITLE_PT)
     label_axes(difference, f"logit of {title_of(reference_info)}", "difference / range of the reference's logits")
-    add_caption(
-        figure,
-        "What to look for: all points on the line, and differences as small as rounding "
-        "(about 1e-6 of the range in fp32, 1e-3 in fp16), without a slope or a pattern."
-        + (f" {left_out:,} values are NaN or infinite and are not drawn." if left_out else "")
-        + (f" {note}" if note else ""),
+    caption = (
+        "all points on the line, and differences as small as rounding (about 1e-6 of the range in fp32, 1e-3 in fp16), "
+        "without a slope or a pattern."
     )
-    return refuse_false_names(figure, [reference_info, candidate_info])
+    caption += f" {left_out:,} values are NaN or infinite and are not drawn." if left_out else ""
+    return finish(figure, f"{caption} {note}".rstrip(), [reference_info, candidate_info])
 
 
 def top_classes_figure(
@@ -159,7 +196,7 @@ def top_classes_figure(
     check_image(image)
     if not reference or not candidate:
         raise InputError("got no classes to show, expected at least one (name, probability) for each runner")
-    figure = NotebookFigure(figsize=(WIDTH_IN, 4.2), dpi=DPI, layout="constrained")
+    figure = new_page(4.2)
     grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.25))
     draw_picture(figure, Cell(grid[:, 0], 4.0), image, "Photograph")
     places = [name for name, _ in reference]
@@ -168,12 +205,11 @@ def top_classes_figure(
         _draw_scores(axes, scores, places)
         axes.set_title(title_of(info), fontsize=fit_pt(title_of(info), 5.0))
     axes.set_xlabel("probability", fontsize=TEXT_PT)
-    add_caption(
-        figure,
-        "What to look for: the same classes in the same order with the same probabilities; "
-        "an orange, hatched bar is a class in another place than in the upper chart.",
+    caption = (
+        "the same classes in the same order with the same probabilities; an orange, hatched bar is a class in another "
+        "place than in the upper chart."
     )
-    return refuse_false_names(figure, [reference_info, candidate_info])
+    return finish(figure, caption, [reference_info, candidate_info])
 
 
 def photographs_figure(images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> Figure:
@@ -195,7 +231,7 @@ def photographs_figure(images: Sequence[NDArray[np.uint8]], captions: Sequence[s
     width_in = WIDTH_IN / max(columns, 2)
     steepness = [min(image.shape[0] / image.shape[1], 1.25) for image in images]
     heights = [width_in * max(steepness[row * columns :][:columns]) + 0.35 for row in range(rows)]
-    figure = NotebookFigure(figsize=(width_in * columns, sum(heights)), dpi=DPI, layout="constrained")
+    figure = new_page(sum(heights), width_in * columns)
     grid = figure.add_gridspec(rows, columns, height_ratios=heights)
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         axes = draw_picture(figure, Cell(grid[divmod(index, columns)], width_in), image, caption, TEXT_PT)
@@ -203,40 +239,31 @@ def photographs_figure(images: Sequence[NDArray[np.uint8]], captions: Sequence[s
     return figure
 
 
-def _lay_out(aspect: float, has_truth: bool) -> tuple[Figure, dict[str, Cell], int]:
-    """Make the figure, a cell for each panel, and the number of columns of the legend."""
-    return _lay_out_wide(aspect, has_truth) if aspect >= WIDE_ASPECT else _lay_out_narrow(aspect, has_truth)
-
-
 def _lay_out_wide(aspect: float, has_truth: bool) -> tuple[Figure, dict[str, Cell], int]:
-    """Two columns; below them the map of differences beside the legend, or the legend alone."""
+    """The page, a cell for each panel, and the columns of the legend: two columns, and a third row.
+
+    Below, the map of differences stands beside the legend, or the legend alone.
+    """
     half, share = WIDTH_IN / 2, 0.64
     heights = [half / aspect + 0.25, half / aspect + (0.45 if has_truth else 0.25)]
     heights += [share * WIDTH_IN / aspect + 0.25 if has_truth else 0.9]
-    figure = NotebookFigure(figsize=(WIDTH_IN, sum(heights) + 0.6), dpi=DPI, layout="constrained")
+    figure = new_page(sum(heights) + 0.6)
     rows = GridSpec(3, 1, figure, height_ratios=heights)
     top, middle = rows[0].subgridspec(1, 2), rows[1].subgridspec(1, 2)
-    cells = {
-        "image": Cell(top[0], half),
-        "reference": Cell(middle[0], half),
-        "candidate": Cell(middle[1], half),
-    }
+    cells = {"image": Cell(top[0], half), "reference": Cell(middle[0], half), "candidate": Cell(middle[1], half)}
     if not has_truth:
         return figure, cells | {"difference": Cell(top[1], half), "legend": Cell(rows[2], WIDTH_IN)}, 5
     bottom = rows[2].subgridspec(1, 2, width_ratios=(share, 1 - share))
-    cells |= {
-        "difference": Cell(bottom[0], share * WIDTH_IN),
-        "legend": Cell(bottom[1], (1 - share) * WIDTH_IN),
-    }
-    return figure, cells | {"truth": Cell(top[1], half)}, 2
+    cells |= {"truth": Cell(top[1], half), "difference": Cell(bottom[0], share * WIDTH_IN)}
+    return figure, cells | {"legend": Cell(bottom[1], (1 - share) * WIDTH_IN)}, 2
 
 
 def _lay_out_narrow(aspect: float, has_truth: bool) -> tuple[Figure, dict[str, Cell], int]:
-    """Three columns; the legend takes the last place of the first row, or a slim column."""
+    """The same in three columns; the legend takes the last place of the first row, or a slim column."""
     ratios = (1.0, 1.0, 1.0) if has_truth else (1.0, 1.0, 0.5)
     width_in = WIDTH_IN / sum(ratios)
     heights = [min(width_in / aspect, 4.2) + title_in for title_in in (0.3, 0.5 if has_truth else 0.3)]
-    figure = NotebookFigure(figsize=(WIDTH_IN, sum(heights) + 0.7), dpi=DPI, layout="constrained")
+    figure = new_page(sum(heights) + 0.7)
     grid = GridSpec(2, 3, figure, width_ratios=ratios, height_ratios=heights)
     places = {"image": grid[0, 0], "reference": grid[1, 0], "candidate": grid[1, 1]}
     if has_truth:
@@ -252,25 +279,17 @@ def _draw_disagreement(
     """Paint the pixels whose classes differ over the dimmed picture."""
     first, second = (np.where(p.labels == classes, VOID, p.labels) for p in (reference, candidate))
     different = first != second
-    grey = 20 + 0.36 * image.mean(axis=2)
-    picture = np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
-    picture[grow(different, round(0.6 * image.shape[1] / (cell.width_in * DPI)))] = DIFFERENT
     count, total = int(different.sum()), different.size
-    draw_picture(figure, cell, picture, f"{count:,} of {total:,} pixels differ ({format_share(count, total)})")
+    title = f"{count:,} of {total:,} pixels differ ({format_share(count, total)})"
+    draw_masks(figure, cell, 20 + 0.36 * image.mean(axis=2), [(different, DIFFERENT)], title, 0.6)
 
 
-def _draw_legend(
-    figure: Figure, cell: Cell, maps: Sequence[NDArray[np.integer]], palette: Palette, columns: int
-) -> None:
+def _class_swatches(maps: Sequence[NDArray[np.integer]], palette: Palette) -> list[Any]:
     """Name the classes that occur, void, and the colour of the differing pixels."""
     present = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
     swatches = [swatch(palette.colors[index], palette.names[index]) for index in present if index < len(palette)]
-    if (present >= len(palette)).any():
-        swatches.append(swatch(palette.void, "void"))
-    swatches.append(swatch(DIFFERENT, "answers differ"))
-    axes = figure.add_subplot(cell.place)
-    axes.set_axis_off()
-    axes.legend(handles=swatches, loc="center", ncols=columns, fontsize=TEXT_PT, frameon=False)
+    swatches += [swatch(palette.void, "void")] if (present >= len(palette)).any() else []
+    return [*swatches, swatch(DIFFERENT, "answers differ")]
 
 
 def _draw_scores(axes: Axes, scores: Sequence[tuple[str, float]], places: Sequence[str]) -> None:
@@ -289,11 +308,6 @@ def _draw_scores(axes: Axes, scores: Sequence[tuple[str, float]], places: Sequen
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _short(number: float) -> str:
-    """Two figures, such as 0.15 or 2.4e-7."""
-    return f"{number:.2g}".replace("e-0", "e-")
-
-
 def _finite_pairs(reference: ArrayLike, candidate: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """Both arrays as flat float64 where both are finite, and how many pairs are not."""
     first, second = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
@@ -305,73 +319,97 @@ def _finite_pairs(reference: ArrayLike, candidate: ArrayLike) -> tuple[NDArray[n
     return first[finite], second[finite], int(finite.size - finite.sum())
 
 
-LOWEST = 1e-9
-"""Errors of 0 are drawn here, at the foot of the axis."""
+def chain_figure(first: str, rows: Sequence[tuple[str, Status, float]], allowed: float | None) -> Figure:
+    """Draw the error of each stage, `(name, result, error)`, against the one before it."""
+    figure = new_page(1.9 + 0.3 * len(rows))
+    axes = figure.add_subplot()
+    finite = [error for _, _, error in rows if math.isfinite(error)]
+    top = 10 * max([1.0, *finite])
+    for place, (_, result, error) in enumerate(rows):
+        height = min(_height(error, top), top)
+        _draw_points(axes, [height], [place], wrong=result == "fail")
+        axes.annotate(
+            f"{short_error(error)}, {result}", (height, place), (9, 0), textcoords="offset points", va="center"
+        )
+    if allowed is not None:
+        axes.axvline(allowed, **ALLOWED)
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+    axes.set(xscale="log", xlim=(LOWEST / 2, top * 100), ylim=(len(rows) - 0.4, -0.6))
+    label_axes(axes, "largest error / range of the stage before; dashed: allowed", "")
+    axes.set_title(f"Each stage against the one before it, from {first} on", fontsize=TITLE_PT, loc="left")
+    add_caption(
+        figure, "What to look for: dots left of the dashed line; a triangle is a stage that breaks the network."
+    )
+    return figure
 
 
-def divergence_figure(divergence: Divergence) -> Figure:
+def depth_figure(
+    layers: Sequence[LayerError], fault: LayerError | None, infos: tuple[RunnerInfo, RunnerInfo], pairs: int,
+    allowed: float, look: str,
+) -> Figure:  # fmt: skip
     """Draw the error of each compared tensor over its depth.
 
-    Args:
-        divergence: what `first_divergence` found.
-    Returns:
-        A figure, 10 inches wide: errors as shares of the range, on a logarithmic axis; the jump is marked and named,
-        and values that are not finite lie on the upper edge.
+    Errors are shares of the range, on a logarithmic axis; the jump is marked and named, and values that are not finite
+    lie on the upper edge.
     """
-    figure = NotebookFigure(figsize=(WIDTH_IN, 4.4), dpi=DPI, layout="constrained")
+    figure = new_page(4.4)
     axes = figure.add_subplot()
-    entries = list(divergence.layers)
-    top = _axis(axes, divergence)
-    axes.plot([entry.depth for entry in entries], [_height(entry, top) for entry in entries], color="0.6", linewidth=1)
+    top = _depth_axis(axes, [entry.max_error_of_range for entry in layers], pairs)
+    points = [(entry.depth, _height(entry.max_error_of_range, top)) for entry in layers]
+    axes.plot(*zip(*points, strict=True), color="0.6", linewidth=1)
     for wrong in (False, True):
-        _draw_points(axes, [entry for entry in entries if (entry.error > divergence.tolerance) == wrong], wrong, top)
-    axes.axhline(divergence.tolerance, color="0.35", linewidth=1, linestyle=(0, (5, 3)))
-    if divergence.layer is not None:
-        _mark(axes, divergence.layer, divergence.pairs, top)
-    title = f"Error of {title_of(divergence.candidate)} against {title_of(divergence.reference)}"
+        shown = [point for point in points if (point[1] > allowed) == wrong]
+        _draw_points(axes, [depth for depth, _ in shown], [height for _, height in shown], wrong)
+    handles = [
+        Line2D([], [], linestyle="", marker="o", color=BLUE, markeredgecolor="0.1", label="as in the reference"),
+        Line2D([], [], linestyle="", marker="^", color=ORANGE, markeredgecolor="0.1", label="wrong"),
+        axes.axhline(allowed, **ALLOWED, label=f"allowed, {allowed:.0e}"),
+    ]
+    if fault is not None:
+        handles.append(_mark(axes, fault, pairs))
+    candidate, reference = title_of(infos[1]), title_of(infos[0])
+    title = f"Error of {candidate} against {reference}"
     axes.set_title(title, fontsize=fit_pt(title, WIDTH_IN - 1, TITLE_PT), loc="left")
     label_axes(
         axes, "depth: place of the tensor in the network, input to output", "largest error / range of the tensor"
     )
-    _add_legend(figure, divergence)
-    add_caption(figure, _caption(divergence))
-    return refuse_false_names(figure, [divergence.reference, divergence.candidate])
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=TEXT_PT, frameon=False)
+    compared = f"{len(layers)} of {pairs} tensors were compared"
+    caption = f"{look}. {compared}; a bisection chose them. An error of 0 is drawn at {LOWEST:.0e}."
+    return finish(figure, caption, infos)
 
 
-def _axis(axes: Axes, divergence: Divergence) -> float:
+def _depth_axis(axes: Axes, errors: Sequence[float], pairs: int) -> float:
     """Set the logarithmic axis and return the height at which values that are not finite are drawn."""
-    finite = [entry.error for entry in divergence.layers if math.isfinite(entry.error)]
-    top = 10 ** (math.ceil(math.log10(max([1.0, *finite]))) + 1)
+    top = 10 ** (math.ceil(math.log10(max([1.0, *filter(math.isfinite, errors)]))) + 1)
     axes.set_yscale("log")
     axes.set_ylim(LOWEST / 2, top * 12)
-    axes.set_xlim(-0.02 * divergence.pairs - 0.5, 1.02 * divergence.pairs)
-    if any(math.isinf(entry.error) for entry in divergence.layers):
+    axes.set_xlim(-0.02 * pairs - 0.5, 1.02 * pairs)
+    if math.inf in errors:
         axes.axhline(top, color="0.35", linewidth=0.8, linestyle=":")
         axes.annotate("not finite", (1, top), (-2, 5), axes.get_yaxis_transform(), "offset points",
                       ha="right", va="bottom", fontsize=TEXT_PT)  # fmt: skip
     return top
 
 
-def _height(entry: LayerError, top: float) -> float:
-    return top if math.isinf(entry.error) else max(entry.error, LOWEST)
+def _height(error: float, top: float) -> float:
+    return max(error, LOWEST) if math.isfinite(error) else top
 
 
-def _draw_points(axes: Axes, entries: Sequence[LayerError], wrong: bool, top: float) -> None:
+def _draw_points(axes: Axes, across: Sequence[float], up: Sequence[float], wrong: bool) -> None:
     """Blue dots for what is right, orange triangles with a dark edge for what is wrong; they differ in grey too."""
     style: dict[str, Any] = (
         {"marker": "^", "color": ORANGE, "s": 42} if wrong else {"marker": "o", "color": BLUE, "s": 26}
     )
-    heights = [_height(entry, top) for entry in entries]
-    axes.scatter([entry.depth for entry in entries], heights, edgecolors="0.1", linewidths=0.5, zorder=3, **style)
+    axes.scatter(across, up, edgecolors="0.1", linewidths=0.5, zorder=3, **style)
 
 
-def _mark(axes: Axes, layer: LayerError, pairs: int, top: float) -> None:
-    """Mark the jump by a line from the error before to the error after, and write the layer's name beside it."""
-    axes.axvline(layer.depth, color="0.1", linewidth=1.2, zorder=2)
+def _mark(axes: Axes, layer: LayerError, pairs: int) -> Line2D:
+    """Mark the jump by a line, and write the layer's name and the errors before and after beside it."""
     on_the_left = layer.depth > 0.55 * max(pairs, 1)
-    before = short_error(0.0 if math.isnan(layer.before) else layer.before)
-    lines = [*textwrap.wrap(layer.layer, 44)[:3], f"{layer.operator}: {before} to {short_error(layer.error)}"]
-    lines += textwrap.wrap(layer.remark, 44)[:3]
+    before = 0.0 if math.isnan(layer.max_error_of_range_before) else layer.max_error_of_range_before
+    jump = f"{layer.operator}: {short_error(before)} to {short_error(layer.max_error_of_range)}"
+    lines = [*textwrap.wrap(layer.layer, 44)[:3], jump, *textwrap.wrap(layer.remark, 44)[:3]]
     axes.annotate(
         "\n".join(lines),
         (layer.depth, math.sqrt(LOWEST * 1e-5)),
@@ -383,28 +421,5 @@ def _mark(axes: Axes, layer: LayerError, pairs: int, top: float) -> None:
         bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "0.1", "linewidth": 0.8},
         zorder=4,
     )
-
-
-def _add_legend(figure: Figure, divergence: Divergence) -> None:
-    def dot(marker: str, color: str, label: str) -> Line2D:
-        return Line2D([], [], linestyle="", marker=marker, color=color, markeredgecolor="0.1", label=label)
-
-    handles = [
-        dot("o", BLUE, "as in the reference"),
-        dot("^", ORANGE, "wrong"),
-        Line2D([], [], color="0.35", linewidth=1, linestyle=(0, (5, 3)), label=f"allowed, {divergence.tolerance:.0e}"),
-    ]
-    if divergence.layer is not None:
-        handles.append(Line2D([], [], color="0.1", linewidth=1.2, label="the layer at which the error jumps"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=TEXT_PT, frameon=False)
-
-
-def _caption(divergence: Divergence) -> str:
-    compared = f"{len(divergence.layers)} of {divergence.pairs} tensors were compared"
-    look = {
-        "none": "small errors from the first layer to the last",
-        "jump": "the step: before it only rounding, after it every layer that depends on it is wrong",
-        "growth": "a slope without a step: rounding that adds up",
-        "hidden": "the outputs are wrong, and no layer before them could be compared",
-    }[divergence.kind]
-    return f"What to look for: {look}. {compared}; a bisection chose them. An error of 0 is drawn at {LOWEST:.0e}."
+    label = "the layer at which the error jumps"
+    return axes.axvline(layer.depth, color="0.1", linewidth=1.2, zorder=2, label=label)

@@ -1,4 +1,4 @@
-"""Name the layer that a tensor inside a graph belongs to."""
+"""Pair the tensors inside two graphs, and name the layers they belong to."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,26 +10,40 @@ Layers = Sequence[str] | Mapping[str, str]
 """The names of the Keras layers, or the layer of each tensor where that is known."""
 
 _INNER_SCOPES = ("batchnorm", "moments", "resize")
+LAYOUT = frozenset(("Identity", "Transpose", "Squeeze", "Unsqueeze", "ExpandDims", "StopGradient", "PreventGradient"))
+"""Operators that move values and change none."""
+
+_SCALING = ("BiasAdd", "Add", "AddV2", "Sub", "Mul", "Div", "RealDiv", "BatchNormalization")
+AFFINE = frozenset((*_SCALING, "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"))
+"""Operators that exporters fold into the one before them, where all but one of their inputs are constants."""
+
+KINDS = {
+    "Conv2D": "Conv", "DepthwiseConv2dNative": "Conv", "Conv2DBackpropInput": "ConvTranspose", "Gemm": "MatMul",
+    "FusedMatMul": "MatMul", "AddV2": "Add", "ConcatV2": "Concat", "ResizeNearestNeighbor": "Resize",
+    "ResizeBilinear": "Resize", "Upsample": "Resize", "ReduceMean": "Mean", "GlobalAveragePool": "Mean",
+    "AvgPool": "AveragePool", "PadV2": "Pad", "MirrorPad": "Pad", "Relu6": "Clip", "Maximum": "Max", "Minimum": "Min",
+}  # fmt: skip
+"""One name for what TensorFlow and ONNX call differently."""
 
 
 def layer_namer(tensors: Iterable[str], layers: Layers) -> Callable[[Iterable[str]], list[str]]:
     """Return a function from tensors to the layers they are of, each once, in order.
 
     TensorFlow makes layer names unique by a number, so that `conv_1` may be the layer `conv_1` or the layer `conv`;
-    the reading under which more of the layers are found is taken.
-
-    Args:
-        tensors: every tensor of the graph.
-        layers: the names of the Keras layers, or the layer by tensor; without them a tensor's scope stands for its
-            layer.
-
+    the reading under which more of the layers are found is taken. Without `layers` a tensor's scope stands for its
+    layer; `tensors` is every tensor of the graph.
     """
     if isinstance(layers, Mapping):
         return lambda names: _look_up(list(names), layers)
     known = frozenset(layers)
+
+    def stem(part: str) -> str | None:
+        stem, _, number = part.rpartition("_")
+        return stem if number.isdigit() and stem in known else None
+
     readings: list[Callable[[str], str | None]] = [
-        lambda part: part if part in known else _stem(part, known),
-        lambda part: _stem(part, known) or (part if part in known else None),
+        lambda part: part if part in known else stem(part),
+        lambda part: stem(part) or (part if part in known else None),
     ]
 
     def find(tensor: str, read: Callable[[str], str | None]) -> str | None:
@@ -65,52 +79,12 @@ def scope_of(tensor: str) -> str:
     return "/".join(parts)
 
 
-def _stem(part: str, known: frozenset[str]) -> str | None:
-    stem, _, number = part.rpartition("_")
-    return stem if number.isdigit() and stem in known else None
-
-
-LAYOUT = frozenset(("Identity", "Transpose", "Squeeze", "Unsqueeze", "ExpandDims", "StopGradient", "PreventGradient"))
-"""Operators that move values and change none."""
-
-_SCALING = ("BiasAdd", "Add", "AddV2", "Sub", "Mul", "Div", "RealDiv", "BatchNormalization")
-AFFINE = frozenset((*_SCALING, "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"))
-"""Operators that exporters fold into the one before them, where all but one of their inputs are constants."""
-
-KINDS = {
-    "Conv2D": "Conv",
-    "DepthwiseConv2dNative": "Conv",
-    "Conv2DBackpropInput": "ConvTranspose",
-    "Gemm": "MatMul",
-    "FusedMatMul": "MatMul",
-    "AddV2": "Add",
-    "ConcatV2": "Concat",
-    "ResizeNearestNeighbor": "Resize",
-    "ResizeBilinear": "Resize",
-    "Upsample": "Resize",
-    "Mean": "Mean",
-    "ReduceMean": "Mean",
-    "GlobalAveragePool": "Mean",
-    "AvgPool": "AveragePool",
-    "PadV2": "Pad",
-    "MirrorPad": "Pad",
-    "Relu6": "Clip",
-    "Maximum": "Max",
-    "Minimum": "Min",
-}
-"""One name for what TensorFlow and ONNX call differently."""
-
-
 @dataclass(frozen=True)
 class Pair:
-    """One tensor of the reference and the tensor of the candidate that should hold the same.
+    """One tensor of the reference and the tensor of the candidate that should hold the same, by their names.
 
-    Attributes:
-        layer: the layers it is the answer of, joined by " + " where an exporter made one of several.
-        operator: what computes it in the candidate.
-        reference: the tensor's name in the reference.
-        candidate: its name in the candidate.
-        parents: the places, in `Pairing.pairs`, of the pairs it is computed from.
+    `layer` is what they are the answer of, joined by " + " where an exporter made one of several layers; `operator`
+    computes it in the candidate; `parents` are the places, in `Pairing.pairs`, of the pairs it is computed from.
     """
 
     layer: str
@@ -122,13 +96,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Every pair, in the order in which the reference computes them, and what has no counterpart.
+    """Every pair, in the order in which the reference computes them, the inputs first; the places of the outputs.
 
-    Attributes:
-        pairs: the pairs; those of the inputs come first.
-        outputs: the places of the network's outputs in `pairs`.
-        reference_only: layers of the reference of which no tensor is in a pair.
-        candidate_only: operators of the candidate, `name (kind)`, of which no tensor is in a pair.
+    What has no counterpart are layers of the reference, and operators of the candidate, `name (kind)`.
     """
 
     pairs: tuple[Pair, ...]
@@ -138,15 +108,9 @@ class Pairing:
 
 
 def pair_tensors(reference: GraphProbe, candidate: GraphProbe, layers: Layers = ()) -> Pairing:
-    """Pair the tensors of two graphs.
+    """Pair the tensors of two graphs; every output is in a pair if both have as many.
 
-    Args:
-        reference: the network that is right by definition.
-        candidate: the other form of it.
-        layers: the names of the Keras layers, or the layer of each of the reference's tensors that is known; the
-            layers that `reference` knows itself when empty.
-    Returns:
-        The pairs; every output that the reference has is in one, if the candidate has as many outputs.
+    `layers` names those of the reference, whose own are taken where it is empty.
     """
     left, right = _Side(reference), _Side(candidate)
     matches = _by_name(left, right)
@@ -169,10 +133,7 @@ class _Side:
         self.order = {name: index for index, name in enumerate((*probe.inputs, *self.maker))}
 
     def follow(self, name: str, stops: set[str], affine: bool = True) -> str:
-        """Go on along what exporters fold, up to the last tensor before a branch, an end or one of `stops`.
-
-        Without `affine` only along changes of layout.
-        """
+        """Go on along what exporters fold, or changes of layout only, to a branch, an end or before one of `stops`."""
         while len(self.readers[name]) == 1 and name not in self.probe.outputs:
             (node,) = self.readers[name]
             if not folds(node) or node.outputs[0] in stops or (node.operator in AFFINE and not affine):
@@ -206,15 +167,6 @@ class _Side:
 def folds(node: Node) -> bool:
     """Whether exporters fold an operator into the one before it: a change of layout, or constants only."""
     return len(node.inputs) == 1 and (node.operator in LAYOUT or (node.operator in AFFINE and bool(node.weights)))
-
-
-def kind_of(operator: str) -> str:
-    """One name for what TensorFlow and ONNX call differently.
-
-    >>> kind_of("ResizeNearestNeighbor"), kind_of("Relu")
-    ('Resize', 'Relu')
-    """
-    return KINDS.get(operator, operator)
 
 
 def _by_name(left: _Side, right: _Side) -> dict[str, str]:
@@ -282,14 +234,12 @@ def _keys(side: _Side, owners: dict[str, int], backward: bool) -> dict[Key, list
         name = node.outputs[0]
         if name in owners or folds(node):
             continue
-        if backward:
-            last = side.follow(name, set())
-            around = [reader.outputs[0] for reader in side.readers[last]]
-        else:
-            around = list(node.inputs)
+        readers = side.readers[side.follow(name, set())] if backward else ()
+        around = [reader.outputs[0] for reader in readers] if backward else list(node.inputs)
         if around and all(other in owners for other in around):
+            kind, pairs = KINDS.get(node.operator, node.operator), tuple(sorted(owners[other] for other in around))
             weights = tuple(sorted(tuple(sorted(shape)) for shape in node.weights if len(shape) > 1))
-            found[(kind_of(node.operator), tuple(sorted(owners[other] for other in around)), weights)].append(name)
+            found[kind, pairs, weights].append(name)
     return found
 
 

@@ -1,6 +1,5 @@
 """Look inside a running network: its operators in order, and any tensor between them."""
 
-import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,10 +13,13 @@ import onnx
 from workbench.core.contract import RunnerInfo, ordered_feed
 from workbench.core.errors import InputError
 from workbench.core.packages import load_tensorflow, require_backend
+from workbench.models.files import open_model
 from workbench.models.freezing import FrozenGraph, tensor_names
-from workbench.onnx_graph.file import check
-from workbench.onnx_graph.session import open_session
+from workbench.onnx_graph.edit import fixed_shape, inferred_values, light_copy
+from workbench.onnx_graph.file import check, read
+from workbench.onnx_graph.session import open_with_outputs
 from workbench.runners.backends import backend_for
+from workbench.runners.keras_runner import describe
 
 FREE_OPERATORS = ("Shape", "ShapeN", "Size", "Rank", "ReadVariableOp", "Const", "Constant")
 """Operators whose answer does not depend on the values that are fed."""
@@ -25,13 +27,9 @@ FREE_OPERATORS = ("Shape", "ShapeN", "Size", "Rank", "ReadVariableOp", "Const", 
 
 @dataclass(frozen=True)
 class Node:
-    """One operator of a graph.
+    """One operator of a graph: its kind, the tensors it reads that depend on the feed, and those it writes.
 
-    Attributes:
-        operator: its kind, such as `"Conv"`.
-        inputs: the tensors it reads that depend on what is fed; weights and shapes are left out.
-        outputs: the tensors it writes; TensorFlow's and tf2onnx's `:0` is dropped.
-        weights: the shape of each constant it reads.
+    Of each constant it reads, `weights` has the shape. The `:0` of TensorFlow and tf2onnx is dropped.
     """
 
     operator: str
@@ -68,17 +66,14 @@ class GraphProbe(ABC):
         """Run the network on the feed and return these tensors, by name."""
 
 
-def depending_nodes(
+def _depending_nodes(
     rows: Iterable[tuple[str, Sequence[str], Sequence[str]]],
     inputs: Sequence[str],
     weight_shape: Callable[[str], tuple[int, ...]],
 ) -> tuple[Node, ...]:
     """Keep the operators whose answers depend on the feed; the others are weights and shapes in the making.
 
-    Args:
-        rows: operator, inputs and outputs of each node, in an order in which they can run.
-        inputs: the tensors that are fed.
-        weight_shape: gives the shape of a tensor that is a constant.
+    `rows` are operator, inputs and outputs of each node, in an order in which they can run.
     """
     depending, nodes = set(inputs), []
     for operator, reads, writes in rows:
@@ -100,10 +95,6 @@ def full(name: str) -> str:
     return name if ":" in name else f"{name}:0"
 
 
-SMALL_CONSTANT = 4096
-"""Bytes up to which a constant's value is kept for ONNX's shape inference; shapes are small, weights are not."""
-
-
 def open_probe(network: Any, feed: Mapping[str, np.ndarray]) -> GraphProbe:
     """Open a network for looking inside while it runs on one feed.
 
@@ -115,27 +106,18 @@ def open_probe(network: Any, feed: Mapping[str, np.ndarray]) -> GraphProbe:
         InputError: the feed has another number of inputs, or is for an engine, whose tensors cannot be fetched.
         ModelError: the network cannot be opened.
     """
-    suffix = Path(network).suffix.lower() if isinstance(network, str | os.PathLike) else ""
-    if suffix in (".plan", ".engine"):
+    backend = backend_for(network)
+    if backend == "tensorrt":
         raise InputError(
             f"{network} is an engine, which keeps its tensors inside; give the ONNX file it was built from"
         )
-    if suffix == ".onnx":
-        return OnnxProbe(network, feed)
-    if backend_for(network) == "torch":
+    if backend == "torch":
         raise InputError("a PyTorch program is not looked into here; compare the ONNX files that were made from it")
-    from workbench.models.files import open_model
-
-    return TensorFlowProbe(open_model(network), feed)
+    return _OnnxProbe(network, feed) if backend == "onnxruntime" else _TensorFlowProbe(open_model(network), feed)
 
 
-class TensorFlowProbe(GraphProbe):
-    """A Keras model, traced in inference mode with its own variables, or a frozen graph.
-
-    Args:
-        model: a Keras model with known inputs, or a FrozenGraph.
-        feed: the arrays to run on.
-    """
+class _TensorFlowProbe(GraphProbe):
+    """A Keras model, traced in inference mode with its own variables, or a frozen graph."""
 
     def __init__(self, model: Any, feed: Mapping[str, np.ndarray]) -> None:
         self._tf = tf = load_tensorflow()
@@ -143,19 +125,20 @@ class TensorFlowProbe(GraphProbe):
         frozen = isinstance(model, FrozenGraph)
         inputs, outputs = (model.inputs, model.outputs) if frozen else tensor_names(model)
         arrays = ordered_feed(inputs, feed)
-        body = _import_frozen(tf, model) if frozen else _call_keras(tf, model)
         # an open batch, as when the model is exported: Keras chooses other operators for a batch that is known
         opened = [array.shape if frozen or not array.ndim else (None, *array.shape[1:]) for array in arrays]
         specs = [tf.TensorSpec(shape, array.dtype) for shape, array in zip(opened, arrays, strict=True)]
         self._batch = max((array.shape[0] for array in arrays if array.ndim), default=1)
-        self._graph = tf.compat.v1.wrap_function(body, specs)
+        self._graph = tf.compat.v1.wrap_function(_function_of(tf, model), specs)
         self._feed = [tf.convert_to_tensor(array) for array in arrays]
-        self.info = _tensorflow_info(tf, model, frozen)
-        self.inputs = tuple(plain(tensor.name) for tensor in self._graph.inputs[: len(arrays)])
-        self.outputs = tuple(plain(tensor.name) for tensor in tf.nest.flatten(self._graph.outputs))
+        self.info = describe(model)
+        self.inputs = tuple(_names(self._graph.inputs[: len(arrays)]))
+        self.outputs = tuple(_names(tf.nest.flatten(self._graph.outputs)))
         self.names = (*inputs, *outputs)
         self.layers = () if frozen else tuple(dict.fromkeys(layer_names(model)))
-        self.nodes = self._read_nodes()
+        operations = self._graph.graph.get_operations()
+        rows = [(operation.type, _names(operation.inputs), _names(operation.outputs)) for operation in operations]
+        self.nodes = _depending_nodes(rows, self.inputs, self._weight_shape)
 
     def shape(self, tensor: str) -> tuple[int, ...] | None:
         """See `GraphProbe.shape`."""
@@ -170,107 +153,60 @@ class TensorFlowProbe(GraphProbe):
         run = self._graph.prune(self._graph.inputs[: len(self._feed)], wanted)
         return {name: value.numpy() for name, value in zip(tensors, run(*self._feed), strict=True)}
 
-    def _read_nodes(self) -> tuple[Node, ...]:
-        rows = [
-            (
-                operation.type,
-                [plain(tensor.name) for tensor in operation.inputs],
-                [plain(tensor.name) for tensor in operation.outputs],
-            )
-            for operation in self._graph.graph.get_operations()
-        ]
-        graph = self._graph.graph
-
-        def weight_shape(name: str) -> tuple[int, ...]:
-            shape = graph.get_tensor_by_name(full(name)).shape
-            return tuple(shape) if shape.is_fully_defined() else ()
-
-        return depending_nodes(rows, self.inputs, weight_shape)
+    def _weight_shape(self, name: str) -> tuple[int, ...]:
+        shape = self._graph.graph.get_tensor_by_name(full(name)).shape
+        return tuple(shape) if shape.is_fully_defined() else ()
 
 
-class OnnxProbe(GraphProbe):
-    """An ONNX file in ONNX Runtime; asked-for tensors become extra outputs of a copy in memory.
-
-    Args:
-        path: the `.onnx` file.
-        feed: the arrays to run on.
-    """
+class _OnnxProbe(GraphProbe):
+    """An ONNX file in ONNX Runtime; asked-for tensors become the outputs of a copy in memory."""
 
     def __init__(self, path: str | os.PathLike[str], feed: Mapping[str, np.ndarray]) -> None:
-        summary = check(path)
-        self._path = Path(path)
-        self._runtime = require_backend("onnxruntime", "dev")
-        self._model = onnx.load(str(path), load_external_data=False)
+        known = [spec.name for spec in check(path).inputs]
+        self._path, self._model = Path(path), read(path)
         graph = self._model.graph
-        known = [spec.name for spec in summary.inputs]
         self._feed = dict(zip(known, ordered_feed(known, feed), strict=True))
-        self._ends = [value.name for value in graph.output]
-        self._full_names = {plain(name): name for name in self._every_tensor()}
-        self._types = {plain(value.name): value.type for value in (*graph.output, *graph.input)}
-        self._types |= _inferred_types(self._model, self._feed)
-        self.info = RunnerInfo("onnxruntime", self._runtime.__version__, "CPU")
+        tensors = (*known, *(name for node in graph.node for name in node.output))
+        self._full_names = {plain(name): name for name in tensors}
+        self._values = _inferred(self._model, self._feed)
+        self.info = RunnerInfo("onnxruntime", require_backend("onnxruntime", "dev").__version__, "CPU")
         self.inputs = tuple(plain(name) for name in known)
-        self.outputs = tuple(plain(name) for name in self._ends)
+        self.outputs = tuple(plain(value.name) for value in graph.output)
         self.names = (*self.inputs, *self.outputs)
         weights = {plain(tensor.name): tuple(tensor.dims) for tensor in graph.initializer}
-        rows = [
-            (node.op_type, [plain(name) for name in node.input], [plain(name) for name in node.output])
-            for node in graph.node
-        ]
-        self.nodes = depending_nodes(rows, self.inputs, lambda name: weights.get(name, ()))
+        rows = [(node.op_type, list(map(plain, node.input)), list(map(plain, node.output))) for node in graph.node]
+        self.nodes = _depending_nodes(rows, self.inputs, lambda name: weights.get(name, ()))
 
     def shape(self, tensor: str) -> tuple[int, ...] | None:
         """See `GraphProbe.shape`."""
-        kind = self._types.get(tensor)
-        dims = [] if kind is None else list(kind.tensor_type.shape.dim)
-        known = kind is not None and all(dim.HasField("dim_value") for dim in dims)
-        return tuple(dim.dim_value for dim in dims) if known else None
+        return fixed_shape(self._values.get(self._full_names[tensor]))
 
     def fetch(self, tensors: Sequence[str]) -> dict[str, np.ndarray]:
         """See `GraphProbe.fetch`."""
-        wanted = [self._full_names[name] for name in tensors]
-        del self._model.graph.output[len(self._ends) :]
-        for name in wanted:
-            if name not in self._ends and name not in self._feed:
-                self._model.graph.output.append(onnx.ValueInfoProto(name=name))
-        given = {name: array for name, array in self._feed.items() if name in wanted}
-        asked = [name for name in wanted if name not in given]
-        values = dict(zip(asked, self._session().run(asked, self._feed), strict=True)) if asked else {}
-        values |= given
-        return {name: values[full] for name, full in zip(tensors, wanted, strict=True)}
-
-    def _session(self) -> Any:
-        return open_session(self._model, f"show the tensors inside {self._path}", folder=self._path.resolve().parent)
-
-    def _every_tensor(self) -> Iterable[str]:
-        yield from self._feed
-        for node in self._model.graph.node:
-            yield from node.output
+        values = dict(self._feed)
+        asked = [name for name in map(self._full_names.__getitem__, tensors) if name not in values]
+        if asked:
+            answers = open_with_outputs(self._model, self._path, asked).run(asked, self._feed)
+            values |= zip(asked, answers, strict=True)
+        return {name: values[self._full_names[name]] for name in tensors}
 
 
-def _call_keras(tf: Any, model: Any) -> Any:
-    def body(*tensors: Any) -> Any:
+def _function_of(tf: Any, model: Any) -> Any:
+    """The network as a function of tensors, for TensorFlow to trace."""
+
+    def call_keras(*tensors: Any) -> Any:
         return tf.nest.flatten(model(tensors[0] if len(tensors) == 1 else list(tensors), training=False))
 
-    return body
+    def import_frozen(*tensors: Any) -> Any:
+        fed = {f"{name}:0": tensor for name, tensor in zip(model.inputs, tensors, strict=True)}
+        ends = [f"{name}:0" for name in model.outputs]
+        return tf.graph_util.import_graph_def(model.graph_def, input_map=fed, return_elements=ends, name="")
+
+    return import_frozen if isinstance(model, FrozenGraph) else call_keras
 
 
-def _import_frozen(tf: Any, frozen: FrozenGraph) -> Any:
-    def body(*tensors: Any) -> Any:
-        fed = {f"{name}:0": tensor for name, tensor in zip(frozen.inputs, tensors, strict=True)}
-        ends = [f"{name}:0" for name in frozen.outputs]
-        return tf.graph_util.import_graph_def(frozen.graph_def, input_map=fed, return_elements=ends, name="")
-
-    return body
-
-
-def _tensorflow_info(tf: Any, model: Any, frozen: bool) -> RunnerInfo:
-    if frozen:
-        return RunnerInfo("tensorflow", tf.__version__, "GPU" if tf.config.list_physical_devices("GPU") else "CPU")
-    from workbench.runners.keras_runner import KerasRunner
-
-    with KerasRunner(model) as runner:
-        return runner.info
+def _names(tensors: Iterable[Any]) -> list[str]:
+    return [plain(tensor.name) for tensor in tensors]
 
 
 def layer_names(model: Any) -> Iterable[str]:
@@ -280,25 +216,12 @@ def layer_names(model: Any) -> Iterable[str]:
         yield layer.name
 
 
-def _inferred_types(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Let ONNX infer the shapes for this feed, on a copy without the weights' numbers."""
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    light.graph.name = "light"
-    light.graph.node.extend(model.graph.node)
-    light.graph.output.extend(model.graph.output)
-    for name, array in feed.items():
-        light.graph.input.append(_value(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape))
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) * 8 <= SMALL_CONSTANT and not tensor.external_data:
-            light.graph.initializer.append(tensor)
-        else:
-            light.graph.input.append(_value(tensor.name, tensor.data_type, tensor.dims))
-    try:
-        known = onnx.shape_inference.infer_shapes(light, data_prop=True).graph.value_info
-    except (onnx.shape_inference.InferenceError, ValueError):  # shapes stay unknown; tensors are then fetched singly
-        return {}
-    return {plain(value.name): value.type for value in known}
-
-
-def _value(name: str, kind: int, shape: Iterable[int]) -> onnx.ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(name, kind, list(shape))
+def _inferred(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, onnx.TypeProto.Tensor]:
+    """Let ONNX infer the shapes for this feed."""
+    light = light_copy(model)
+    del light.graph.value_info[:]
+    for value in light.graph.input:
+        if value.name in feed:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(feed[value.name].dtype)
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, feed[value.name].shape))
+    return inferred_values(light)

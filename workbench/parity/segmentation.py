@@ -1,20 +1,22 @@
-"""The result of a comparison of label maps: the verdict, images and classes, as text, HTML and JSON."""
+"""Compare label maps with each other and with the truth: agreement, mIoU and its change, image by image."""
 
 import dataclasses
-import html
-import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from workbench.core.contract import RunnerInfo
 from workbench.core.errors import InputError
 from workbench.core.output_errors import best_shift
-from workbench.core.report import COLORS, Cells, Status, count, finite_or_none, html_table, percent, text_table
+from workbench.core.report import Cells, Report, Status, Table, count, percent
 from workbench.pictures.cityscapes import CITYSCAPES, VOID, Palette, class_iou, confusion_matrix, mean_iou
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 IMAGE_HEADINGS = (
     "image, worst first", "pixels that differ", "mIoU of both", "reference", "candidate", "change", "shift",
@@ -48,39 +50,8 @@ class SegmentationLimits:
 
 
 @dataclass(frozen=True)
-class ImageScore:
-    """How one image fared; mIoU is NaN where there is no truth or nothing to score.
-
-    Attributes:
-        name: the image.
-        pixels, differing: how many there are, and how many have another class in the candidate.
-        between: mIoU of the candidate with the reference taken as truth, void counted as a class.
-        reference, candidate: mIoU of either against the truth.
-        shift: (rows, columns) by which the candidate's labels are displaced, or None.
-    """
-
-    name: str
-    pixels: int
-    differing: int
-    between: float
-    reference: float = math.nan
-    candidate: float = math.nan
-    shift: tuple[int, int] | None = None
-
-    @property
-    def agreement(self) -> float:
-        """Share of pixels with the same class, 0..1."""
-        return 1 - self.differing / max(1, self.pixels)
-
-    @property
-    def change(self) -> float:
-        """The candidate's mIoU less the reference's."""
-        return self.candidate - self.reference
-
-
-@dataclass(frozen=True)
 class ClassScore:
-    """How one class fared over all images; NaN where a class does not occur.
+    """How one class fared over all images; NaN where it does not occur.
 
     Attributes:
         name: the class.
@@ -101,8 +72,26 @@ class ClassScore:
         return self.candidate - self.reference
 
 
+@dataclass(frozen=True)
+class ImageScore(ClassScore):
+    """How one image fared: mIoU in place of IoU, void counted as a class between the two; NaN without a truth.
+
+    Attributes:
+        differing: how many of all its `pixels` have another class in the candidate.
+        shift: (rows, columns) by which the candidate's labels are displaced, or None.
+    """
+
+    differing: int = 0
+    shift: tuple[int, int] | None = None
+
+    @property
+    def agreement(self) -> float:
+        """Share of pixels with the same class, 0..1."""
+        return 1 - self.differing / max(1, self.pixels)
+
+
 @dataclass(frozen=True, eq=False)
-class SegmentationReport:
+class SegmentationReport(Report):
     """The verdict on a candidate's label maps, and the numbers behind it.
 
     Attributes:
@@ -141,76 +130,66 @@ class SegmentationReport:
     candidate_confusion: NDArray[np.int64] = field(repr=False)
 
     @property
-    def passed(self) -> bool:
-        """True only if the answers are the same and the comparison shows it."""
-        return self.status == "pass"
-
-    @property
     def change(self) -> float:
         """The candidate's mIoU less the reference's; NaN without a truth."""
         return self.candidate_miou - self.reference_miou
 
-    def to_text(self) -> str:
-        """Write the report as two aligned tables; the first line is the verdict."""
-        tables = (text_table(headings, rows) for headings, rows in self._tables())
-        return "\n".join([self.verdict, "", *("\n".join([*table, ""]) for table in tables), *self._remarks()]) + "\n"
+    def figure(self, *runners: RunnerInfo) -> "Figure":
+        """Draw the IoU of each class for both runners, and what the change costs; the largest loss first.
 
-    def to_html(self) -> str:
-        """Write the report as two small tables that read well in light and dark notebooks."""
-        tables = "".join(html_table(headings, rows) for headings, rows in self._tables())
-        remarks = "".join(f'<div style="opacity:.8">{html.escape(text)}</div>' for text in self._remarks())
-        return (
-            f'<div style="border-left:.35em solid {COLORS[self.status]};padding:.2em .8em;color:inherit">'
-            f'<div style="font-weight:600;margin-bottom:.4em">{html.escape(self.verdict)}</div>{tables}{remarks}</div>'
-        )
+        Args:
+            runners: the reference's and the candidate's `info`; then no other name can get into the figure.
+        Raises:
+            InputError: no image has a truth, or the report is of other runners.
+        """
+        from workbench.core.drawing import refuse_false_names, title_of
+        from workbench.parity.segmentation_figures import change_figure
 
-    def _repr_html_(self) -> str:
-        return self.to_html()
+        names = (self.reference_name, self.candidate_name)
+        if runners and tuple(map(title_of, runners)) != names:
+            got = " and ".join(map(title_of, runners))
+            raise InputError(f"got {got}, expected the report's {names[0]} and {names[1]}")
+        scores = sorted((one for one in self.classes if not np.isnan(one.change)), key=lambda one: one.change)
+        if not scores:
+            raise InputError("got a report without a truth, expected one; pass the truth to compare_segmentation")
+        caption = f"mIoU {self.reference_miou:.4f} and {self.candidate_miou:.4f} ({self.change:+.4f}) "
+        caption += f"on {self.truths} images with a truth."
+        figure = change_figure([(one.name, one.reference, one.candidate) for one in scores], names, caption)
+        return refuse_false_names(figure, runners) if runners else figure
 
-    def to_json(self) -> str:
-        """Write the report as strict JSON: numbers that are not finite become null."""
-        content: dict[str, Any] = {"passed": self.passed, "change": self.change}
-        for entry in dataclasses.fields(self):
-            value = getattr(self, entry.name)
-            content[entry.name] = value.tolist() if isinstance(value, np.ndarray) else value
+    def _content(self) -> dict[str, Any]:
+        content = super()._content() | {"change": self.change}
+        content |= {key: value.tolist() for key, value in content.items() if isinstance(value, np.ndarray)}
         content["images"] = [dataclasses.asdict(one) | {"agreement": one.agreement} for one in self.images]
         content["classes"] = [dataclasses.asdict(one) | {"change": one.change} for one in self.classes]
-        content["limits"] = dataclasses.asdict(self.limits)
-        return json.dumps(finite_or_none(content), indent=2, allow_nan=False) + "\n"
+        return content
 
-    def _tables(self) -> Iterator[tuple[Cells, list[Cells]]]:
-        yield IMAGE_HEADINGS, [_image_cells(image) for image in self.images[:SHOWN_IMAGES]]
-        yield CLASS_HEADINGS, [_class_cells(one) for one in self.classes]
+    def _tables(self) -> Iterator[Table]:
+        rows: list[Cells] = []
+        for image in self.images[:SHOWN_IMAGES]:
+            differing = f"{image.differing} of {image.pixels} ({100 - 100 * image.agreement:.3g} %)"
+            rows.append((image.name, differing, *_score_cells(image), str(image.shift or "-")))
+        yield Table(IMAGE_HEADINGS, rows)
+        yield Table(CLASS_HEADINGS, [(one.name, str(one.pixels), *_score_cells(one)) for one in self.classes])
 
-    def _remarks(self) -> list[str]:
+    def _remarks(self) -> Iterator[str]:
         allowed = self.limits
-        lines = [
-            f"Reference: {self.reference_name}. Candidate: {self.candidate_name}. {count(len(self.images), 'image')}, "
-            f"{self.truths} with a truth.",
+        images = f"{count(len(self.images), 'image')}, {self.truths} with a truth"
+        yield f"Reference: {self.reference_name}. Candidate: {self.candidate_name}. {images}."
+        yield (
             "IoU of both: the candidate against the reference; the other columns: either against the truth. "
-            f"Allowed: agreement "
-            f"{percent(allowed.agreement)}, in each image {percent(allowed.worst_image)}, "
-            f"mIoU lower by {allowed.miou_loss:g}.",
-        ]
+            f"Allowed: agreement {percent(allowed.agreement)}, in each image {percent(allowed.worst_image)}, "
+            f"mIoU lower by {allowed.miou_loss:g}."
+        )
         if len(self.images) > SHOWN_IMAGES:
-            lines.append(f"{count(len(self.images) - SHOWN_IMAGES, 'more image')} agree better than these.")
-        return [*lines, *(f"Problem: {text}." for text in self.problems), *(f"Note: {text}" for text in self.notes)]
+            yield f"{count(len(self.images) - SHOWN_IMAGES, 'more image')} agree better than these."
+        yield from (f"Problem: {text}." for text in self.problems)
+        yield from (f"Note: {text}" for text in self.notes)
 
 
-def _image_cells(image: ImageScore) -> Cells:
-    differing = f"{image.differing} of {image.pixels} ({100 - 100 * image.agreement:.3g} %)"
-    shift = "-" if image.shift is None else str(image.shift)
-    return (image.name, differing, *map(_score, (image.between, image.reference, image.candidate)),
-            _score(image.change, "+.4f"), shift)  # fmt: skip
-
-
-def _class_cells(one: ClassScore) -> Cells:
-    scores = map(_score, (one.between, one.reference, one.candidate))
-    return (one.name, str(one.pixels), *scores, _score(one.change, "+.4f"))
-
-
-def _score(value: float, style: str = ".4f") -> str:
-    return "-" if math.isnan(value) else format(value, style)
+def _score_cells(entry: ImageScore | ClassScore) -> Cells:
+    scores = ((entry.between, ".4f"), (entry.reference, ".4f"), (entry.candidate, ".4f"), (entry.change, "+.4f"))
+    return tuple("-" if math.isnan(value) else format(value, style) for value, style in scores)
 
 
 Answer = tuple[str, ArrayLike | None, ArrayLike, ArrayLike]
@@ -323,12 +302,8 @@ def _score_image(
         own = [confusion_matrix(truth, labels, classes=len(between) - 1) for labels in (reference, candidate)]
         against += own
         scores = (mean_iou(own[0]), mean_iou(own[1]))
-    shift = best_shift(reference, candidate, _count_different) if differing else None
-    return ImageScore(name, reference.size, differing, mean_iou(joint), *scores, shift)
-
-
-def _count_different(one: NDArray, other: NDArray) -> float:
-    return float(np.count_nonzero(one != other))
+    shift = best_shift(reference, candidate, lambda a, b: float(np.count_nonzero(a != b))) if differing else None
+    return ImageScore(name, reference.size, mean_iou(joint), *scores, differing, shift)
 
 
 def _conclude(
@@ -345,7 +320,8 @@ def _conclude(
     scores = (mean_iou(against[0]), mean_iou(against[1]))
     truths = sum(not math.isnan(image.reference) for image in images)
     problems = tuple(_find_problems(ordered, agreement, scores, limits))
-    shift = _common_shift(images) if problems else None
+    shifts = {image.shift for image in images if image.differing}  # one that all of them share is the cause
+    shift = shifts.pop() if problems and len(shifts) == 1 else None
     painted = np.flatnonzero(between.sum(axis=1))
     status: Status = "fail" if problems else "pass" if painted.size > 1 else "inconclusive"
     classes = _score_classes(between, against, palette)
@@ -366,12 +342,6 @@ def _find_problems(
         yield f"{worst.name} agrees in {percent(worst.agreement)} (at least {percent(limits.worst_image)} needed)"
     if scores[0] - scores[1] > limits.miou_loss:
         yield f"mIoU falls from {scores[0]:.3f} to {scores[1]:.3f} (at most {limits.miou_loss:g} allowed)"
-
-
-def _common_shift(images: list[ImageScore]) -> tuple[int, int] | None:
-    """The displacement that all images with differing pixels share."""
-    found = {image.shift for image in images if image.differing}
-    return found.pop() if len(found) == 1 else None
 
 
 def _verdict(

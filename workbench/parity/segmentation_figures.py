@@ -4,13 +4,12 @@ Nothing here is told by colour alone: numbers, names, lightness and outlines say
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
@@ -23,10 +22,7 @@ from workbench.core.drawing import (
     TITLE_PT,
     WIDTH_IN,
     Cell,
-    NotebookFigure,
     Panel,
-    add_caption,
-    add_second_line,
     check_image,
     check_labels,
     draw_picture,
@@ -34,13 +30,12 @@ from workbench.core.drawing import (
     format_share,
     grow,
     label_axes,
-    refuse_false_names,
     swatch,
     title_of,
 )
 from workbench.core.errors import InputError
-from workbench.parity.segmentation import SegmentationReport
-from workbench.pictures.cityscapes import CITYSCAPES, VOID, Palette, class_iou, color_map, confusion_matrix, mean_iou
+from workbench.parity.figures import draw_legend, draw_masks, finish, new_page, title_miou
+from workbench.pictures.cityscapes import CITYSCAPES, VOID, Palette, class_iou, color_map, mean_iou
 
 # Lightness in grey about 115, 160 and 255 of 255, on a picture that is dimmed below 60.
 WRONG_IN_BOTH, WRONG_IN_REFERENCE, WRONG_IN_CANDIDATE = (40, 130, 235), (230, 159, 0), (255, 255, 255)
@@ -70,22 +65,25 @@ def confusion_figure(confusion: ArrayLike, info: RunnerInfo, palette: Palette = 
     rows = np.flatnonzero(counts.sum(axis=1))
     columns = np.flatnonzero(counts.sum(axis=0) + np.pad(counts.sum(axis=1), (0, 1)))
     share = 100 * counts[np.ix_(rows, columns)] / counts[rows].sum(axis=1, keepdims=True)
-    figure = NotebookFigure(figsize=(WIDTH_IN, 2.1 + 0.29 * len(rows)), dpi=DPI, layout="constrained")
+    figure = new_page(2.1 + 0.29 * len(rows))
     axes = figure.add_subplot()
     axes.imshow(share, cmap="Blues", norm=PowerNorm(0.45, 0, 100), aspect="auto")
-    _write_shares(axes, share)
+    for (row, column), value in np.ndenumerate(share):
+        if value >= 0.5:
+            text = f"{min(value, 99.4) if value < 100 else 100:.0f}"
+            color = "white" if value > 30 else "0.1"
+            axes.text(column, row, text, ha="center", va="center", fontsize=SMALL_PT, color=color)
     _name_classes(axes, rows, columns, palette)
     for place, row in enumerate(rows):
         axes.text(len(columns) - 0.3, place, f"{scores[row]:.2f}", va="center", fontsize=TEXT_PT)
     axes.text(len(columns) - 0.3, -0.75, "IoU", fontsize=TEXT_PT, weight="bold")
     axes.set_title(f"{title_of(info)}: mIoU {mean_iou(counts):.3f}", fontsize=TITLE_PT, pad=12)
-    add_caption(
-        figure,
-        "What to look for: a perfect answer has 100 on the diagonal and nothing beside it. A row reads: of the true "
-        "pixels of this class, so many percent were painted as each class (numbers below 0.5 are left out). "
-        "A dark cell off the diagonal is a confusion; a column with many numbers is a class painted too often.",
+    caption = (
+        "a perfect answer has 100 on the diagonal and nothing beside it. A row reads: of the true pixels of this "
+        "class, so many percent were painted as each class (numbers below 0.5 are left out). A dark cell off the "
+        "diagonal is a confusion; a column with many numbers is a class painted too often."
     )
-    return refuse_false_names(figure, [info])
+    return finish(figure, caption, [info])
 
 
 def overlay_figure(
@@ -118,12 +116,11 @@ def overlay_figure(
         radius = int(0.4 * image.shape[1] / (cell.width_in * DPI))
         axes = draw_picture(figure, cell, overlay(image, labels, palette, radius), title)
         _write_names(axes, labels, palette)
-    add_caption(
-        figure,
-        "What to look for: outlines on the borders of the objects you see. A gap along the same side of every object "
-        "is a shift; a region without an object in it is an error of the network.",
+    caption = (
+        "outlines on the borders of the objects you see. A gap along the same side of every object is a shift; a "
+        "region without an object in it is an error of the network."
     )
-    return refuse_false_names(figure, [panel.info for panel in answers])
+    return finish(figure, caption, [panel.info for panel in answers])
 
 
 def overlay(
@@ -175,83 +172,53 @@ def error_figure(
     scored = truth != VOID
     wrong = [(panel.labels != truth) & scored for panel in (reference, candidate)]
     figure, cells = _lay_out(image, 4, 2, 0.4)
+    dimmed = (8 + 0.2 * image.mean(axis=2)) * scored  # void is black
     for panel, mask, cell in zip((reference, candidate), wrong, cells, strict=False):
-        axes = _draw_masks(figure, cell, image, scored, [(mask, WRONG_IN_REFERENCE)], title_of(panel.info))
-        score = mean_iou(confusion_matrix(truth, panel.labels, classes=len(palette)))
-        add_second_line(
-            axes, f"wrong in {format_share(int(mask.sum()), int(scored.sum()))} of the pixels, mIoU {score:.3f}"
-        )
+        axes = draw_masks(figure, cell, dimmed, [(mask, WRONG_IN_REFERENCE)], title_of(panel.info), 0.3)
+        share = format_share(int(mask.sum()), int(scored.sum()))
+        title_miou(axes, truth, panel.labels, palette, f"wrong in {share} of the pixels, mIoU {{score:.3f}}")
     parts = [
         (wrong[0] & wrong[1], WRONG_IN_BOTH, "wrong in both"),
         (wrong[0] & ~wrong[1], WRONG_IN_REFERENCE, f"only in {title_of(reference.info)}"),
         (wrong[1] & ~wrong[0], WRONG_IN_CANDIDATE, f"only in {title_of(candidate.info)}"),
     ]
-    _draw_masks(figure, cells[2], image, scored, [part[:2] for part in parts], "Who is wrong")
+    draw_masks(figure, cells[2], dimmed, [part[:2] for part in parts], "Who is wrong", 0.3)
     _draw_counts(figure, cells[3], parts, int(scored.sum()), bool((~scored).any()))
-    add_caption(
-        figure,
-        "What to look for: in the lower picture blue is the network's own error, which every runner must repeat. "
-        "White is what the conversion made worse, orange what it happened to mend: a few single pixels are rounding, "
-        "outlines or whole objects are a fault.",
+    caption = (
+        "in the lower picture blue is the network's own error, which every runner must repeat. White is what the "
+        "conversion made worse, orange what it happened to mend: a few single pixels are rounding, outlines or whole "
+        "objects are a fault."
     )
-    return refuse_false_names(figure, [reference.info, candidate.info])
+    return finish(figure, caption, [reference.info, candidate.info])
 
 
-def class_change_figure(report: SegmentationReport, reference: RunnerInfo, candidate: RunnerInfo) -> Figure:
-    """Draw the IoU of each class for both runners, and what the change costs.
-
-    Args:
-        report: of `compare_segmentation`, with a truth.
-        reference: what computed the reference.
-        candidate: what computed the candidate.
-    Returns:
-        A figure with one line for each class, the largest loss first.
-    Raises:
-        InputError: no image of the report has a truth, or the report is of other runners.
-    """
-    if (title_of(reference), title_of(candidate)) != (report.reference_name, report.candidate_name):
-        got = f"{reference.name} and {candidate.name}"
-        raise InputError(f"got {got}, expected the report's {report.reference_name} and {report.candidate_name}")
-    scores = sorted((one for one in report.classes if not np.isnan(one.change)), key=lambda one: one.change)
-    if not scores:
-        raise InputError("got a report without a truth, expected one; pass the truth to compare_segmentation")
-    figure = NotebookFigure(figsize=(WIDTH_IN, 1.7 + 0.27 * len(scores)), dpi=DPI, layout="constrained")
+def change_figure(changes: Sequence[tuple[str, float, float]], names: tuple[str, str], caption: str) -> Figure:
+    """Draw the IoU of classes for two runners, `(class, reference, candidate)`, and what the change costs."""
+    figure = new_page(1.7 + 0.27 * len(changes))
     axes = figure.add_subplot()
-    for place, one in enumerate(scores):
-        axes.plot([one.reference, one.candidate], [place, place], color="0.35", linewidth=1.5, zorder=1)
-        axes.annotate(f"{one.change:+.3f}", (1.03, place), va="center", fontsize=TEXT_PT)
-    places = range(len(scores))
-    before, after = [one.reference for one in scores], [one.candidate for one in scores]
-    axes.scatter(before, places, s=70, facecolor="white", edgecolor=BLUE, linewidth=1.8, zorder=2, label=reference.name)
-    axes.scatter(after, places, s=24, color=ORANGE, edgecolor="0.2", linewidth=0.6, zorder=3, label=candidate.name)
-    axes.set_yticks(places, [one.name for one in scores])
-    axes.set(ylim=(len(scores) - 0.4, -0.6), xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1])
+    places = range(len(changes))
+    for place, (_, before, after) in enumerate(changes):
+        axes.plot([before, after], [place, place], color="0.35", linewidth=1.5, zorder=1)
+        axes.annotate(f"{after - before:+.3f}", (1.03, place), va="center", fontsize=TEXT_PT)
+    ring: dict[str, Any] = {"s": 70, "facecolor": "white", "edgecolor": BLUE, "linewidth": 1.8, "zorder": 2}
+    dot: dict[str, Any] = {"s": 24, "color": ORANGE, "edgecolor": "0.2", "linewidth": 0.6, "zorder": 3}
+    for side, style in enumerate((ring, dot)):
+        axes.scatter([row[side + 1] for row in changes], places, label=names[side], **style)
+    axes.set_yticks(places, [name for name, _, _ in changes])
+    axes.set(ylim=(len(changes) - 0.4, -0.6), xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1])
     label_axes(axes, "IoU against the truth (1 is perfect), and its change", "")
     axes.grid(axis="x", color="0.9")
     figure.legend(loc="outside upper left", ncols=2, fontsize=TEXT_PT, frameon=False)
-    add_caption(
-        figure,
-        f"What to look for: a dot inside its ring is a class that kept its score. mIoU {report.reference_miou:.4f} and "
-        f"{report.candidate_miou:.4f} ({report.change:+.4f}) on {report.truths} images with a truth.",
-    )
-    return refuse_false_names(figure, [reference, candidate])
+    return finish(figure, f"a dot inside its ring is a class that kept its score. {caption}")
 
 
 def _lay_out(image: NDArray[np.uint8], panels: int, columns: int, title_in: float = 0.3) -> tuple[Figure, list[Cell]]:
     """Make a figure with a grid of panels for pictures of one size."""
     width_in, rows = WIDTH_IN / columns, -(-panels // columns)
     height_in = min(width_in * image.shape[0] / image.shape[1], 5.0) + title_in
-    figure = NotebookFigure(figsize=(WIDTH_IN, rows * height_in + 0.5), dpi=DPI, layout="constrained")
+    figure = new_page(rows * height_in + 0.5)
     grid = figure.add_gridspec(rows, columns)
     return figure, [Cell(grid[divmod(index, columns)], width_in) for index in range(panels)]
-
-
-def _write_shares(axes: Axes, share: NDArray[np.float64]) -> None:
-    for (row, column), value in np.ndenumerate(share):
-        if value >= 0.5:
-            color = "white" if value > 30 else "0.1"
-            text = f"{min(value, 99.4) if value < 100 else 100:.0f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=SMALL_PT, color=color)
 
 
 def _name_classes(axes: Axes, rows: NDArray[np.intp], columns: NDArray[np.intp], palette: Palette) -> None:
@@ -295,35 +262,14 @@ def _depth(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     return depth
 
 
-def _draw_masks(
-    figure: Figure, cell: Cell, image: NDArray[np.uint8], scored: NDArray[np.bool_],
-    masks: Sequence[tuple[NDArray[np.bool_], tuple[int, int, int]]], title: str,
-) -> Axes:  # fmt: skip
-    """Paint masks over the dimmed picture, the last on top; void is black."""
-    grey = (8 + 0.2 * image.mean(axis=2)) * scored
-    picture = np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
-    for mask, color in masks:
-        picture[grow(mask, round(0.3 * image.shape[1] / (cell.width_in * DPI)))] = color
-    for mask, color in masks:  # what was thickened must not hide its neighbour
-        picture[mask] = color
-    return draw_picture(figure, cell, picture, title)
-
-
 def _draw_counts(
-    figure: Figure,
-    cell: Cell,
-    parts: Sequence[tuple[NDArray[np.bool_], tuple[int, int, int], str]],
-    scored: int,
+    figure: Figure, cell: Cell, parts: Sequence[tuple[NDArray[np.bool_], tuple[int, int, int], str]], scored: int,
     has_void: bool,
-) -> None:
-    handles: list[Patch | Line2D] = [
+) -> None:  # fmt: skip
+    handles = [
         swatch(color, f"{text}\n{int(mask.sum()):,} pixels ({format_share(int(mask.sum()), max(1, scored))})")
         for mask, color, text in parts
     ]
-    if has_void:
-        handles.append(swatch((0, 0, 0), "not scored: the truth is void"))
-    axes = figure.add_subplot(cell.place)
-    axes.set_axis_off()
-    longest = max(len(text) for _, _, text in parts)
-    size = fit_pt("m" * longest, 0.8 * cell.width_in, TEXT_PT)
-    axes.legend(handles=handles, loc="center left", fontsize=size, frameon=False, labelspacing=1.0)
+    handles += [swatch((0, 0, 0), "not scored: the truth is void")] if has_void else []
+    size = fit_pt("m" * max(len(text) for _, _, text in parts), 0.8 * cell.width_in, TEXT_PT)
+    draw_legend(figure, cell, handles, loc="center left", fontsize=size, labelspacing=1.0)

@@ -1,30 +1,46 @@
-"""Run every form a network takes on its way to an engine, compare neighbours, and name the stage at fault."""
+"""Make every stage of a network on its way to an engine, run it, compare neighbours, and name the stage at fault."""
 
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from workbench.core.compare import ParityReport
-from workbench.core.errors import BackendUnavailableError, ModelError, WorkbenchError
+from workbench.core.driver import probe_driver
+from workbench.core.errors import (
+    BackendUnavailableError,
+    EngineBuildError,
+    ExportError,
+    InputError,
+    ModelError,
+    WorkbenchError,
+)
 from workbench.core.files import make_folder
 from workbench.core.output_errors import Tolerance
+from workbench.core.process import temporary_folder
 from workbench.core.report import Status, count
+from workbench.export.keras_model import frozen_to_onnx
+from workbench.export.torch_model import torch_to_onnx
+from workbench.models.files import freeze_model, open_model
+from workbench.models.freezing import FrozenGraph
+from workbench.onnx_graph.mend import fix
 from workbench.parity.divergence import first_divergence
-from workbench.parity.forms import Form, StagesReport, given_forms, is_plan, make_forms
-from workbench.parity.layer_errors import Divergence
 from workbench.parity.pairs import layer_namer, pair_tensors
 from workbench.parity.probes import open_probe
+from workbench.parity.reports import Divergence, Stage, StagesReport, largest_error
 from workbench.pictures.feeds import Feed, make_feeds
 from workbench.runners.backends import backend_for, open_runner
-from workbench.runners.compare import shared_specs, verify_runners
+from workbench.runners.compare import compare_runners, shared_specs
+
+Made = list[tuple[Stage, Any]]
+"""The stages in order, each with what `open_runner` opens; None where it did not come to be."""
 
 
-def verify_stages(
+def verify(
     model: Any,
     *others: Any,
     images: str | os.PathLike[str] | None = None,
@@ -37,12 +53,12 @@ def verify_stages(
     """Follow a network from stage to stage and name the first one that changes its answers.
 
     Without `others` the stages are made here: the framework itself, the frozen graph, the ONNX file as the exporter
-    wrote it, the ONNX file after `onnx_graph.fix`, and an engine where one can be built and run. A stage that cannot
-    run is named with the reason.
+    wrote it, the ONNX file after `onnx_graph.fix`, and an engine where one can be built. A stage that cannot run is
+    named with the reason.
 
     Args:
         model: the first stage: a Keras model, a model file or a model name.
-        others: further forms of it, compared in this order, such as two `.onnx` files.
+        others: further stages of it, compared in this order, such as two `.onnx` files.
         images: a folder of pictures; built-in ones when None.
         preprocess: how pictures become inputs, see `workbench.pictures.feeds.make_feeds`.
         spatial: (height, width) in pixels for a model that leaves them open.
@@ -57,146 +73,216 @@ def verify_stages(
         ImageError: a file in `images` is not an image.
         OutputError: `work_folder` cannot be written to.
     """
-    with _folder(work_folder) as folder:
-        made = given_forms(model, others) if others else make_forms(model, folder, spatial, progress)
-        chain = Chain(made, images, preprocess, tolerance, progress)
-        return chain.judge()
+    with temporary_folder() if work_folder is None else nullcontext(make_folder(work_folder)) as folder:
+        made = _name_stages(model, others) if others else _make_stages(model, folder, spatial, progress)
+        return _Chain(made, bool(others), images, preprocess, tolerance, progress).judge()
 
 
-class Chain:
-    """The comparison of all neighbours; only two networks are open at a time.
+def _name_stages(model: Any, others: tuple[Any, ...]) -> Made:
+    """The stages that the caller named; equal names get a number."""
+    names: list[str] = []
+    for target in (model, *others):
+        name = Path(target).name if isinstance(target, str | os.PathLike) else getattr(target, "name", "model")
+        names.append(str(name) if name not in names else f"{name} ({len(names) + 1})")
+    opened = [model if backend_for(model) in ("onnxruntime", "tensorrt") else open_model(model), *others]
+    return [(Stage(name), target) for name, target in zip(names, opened, strict=True)]
 
-    Args:
-        forms: the stages, in order.
-        images: see `verify_stages`.
-        preprocess: as there.
-        tolerance: as there.
-        progress: as there.
-    """
 
-    def __init__(
-        self,
-        forms: list[Form],
-        images: str | os.PathLike[str] | None,
-        preprocess: str,
-        tolerance: Tolerance | None,
-        progress: bool,
-    ) -> None:
-        self.forms, self.images, self.preprocess = forms, images, preprocess
-        self.tolerance, self.progress = tolerance, progress
-        self.notes: list[str] = []
+def _make_stages(model: Any, folder: Path, spatial: tuple[int, int] | None, progress: bool) -> Made:
+    """Make every stage, in order; what cannot be made is named, and what depends on it left out."""
+    backend = backend_for(model)
+    if backend == "tensorrt":
+        raise InputError(f"got the engine {model} alone, expected what it was made from; give that first, then {model}")
+    made: Made = []
+    bar = tqdm(total=4, unit="stage", leave=False, disable=not progress)
+
+    def add(name: str, make: Callable[[], Any], optional: bool = False) -> Any:
+        bar.set_description(f"make {name}")
+        made.append(_attempt(name, make, optional))
+        bar.update()
+        return made[-1][1]
+
+    with bar:
+        raw: Any = None
+        if backend == "onnxruntime":
+            raw = Path(model)
+            made.append((Stage("ONNX"), raw))
+        elif backend == "torch":
+            program = open_model(model)
+            made.append((Stage("PyTorch"), program))
+            raw = add("raw ONNX", lambda: torch_to_onnx(program, None, folder / "raw.onnx", progress=False).path)
+        else:
+            opened = open_model(model)
+            _refuse_open_sizes(opened, spatial)
+            is_graph = isinstance(opened, FrozenGraph)
+            made.append((Stage("TensorFlow graph" if is_graph else "Keras"), opened))
+            frozen = opened if is_graph else add("frozen graph", lambda: freeze_model(opened, spatial=spatial))
+            if frozen is not None:
+                raw = add("raw ONNX", lambda: frozen_to_onnx(frozen, folder / "raw.onnx"))
+        if raw is not None:
+            fixed = add("fixed ONNX", lambda: _fix(raw, folder / "fixed.onnx", progress), optional=True)
+            add("engine", lambda: _build(fixed or raw, folder / "engine.plan"))
+    return made
+
+
+def _attempt(name: str, make: Callable[[], Any], optional: bool) -> tuple[Stage, Any]:
+    """Make one stage; a network that cannot be converted is a fault, what this machine or file lacks a reason."""
+    try:
+        target = make()
+    except (BackendUnavailableError, InputError) as error:
+        return Stage(name, skipped=str(error)), None
+    except (ExportError, EngineBuildError) as error:
+        return Stage(name, skipped=str(error), failed=not optional), None
+    is_engine = backend_for(target) == "tensorrt"
+    return Stage(name, made=f"built, {target.stat().st_size / 1e6:.3g} MB" if is_engine else ""), target
+
+
+def _refuse_open_sizes(model: Any, spatial: tuple[int, int] | None) -> None:
+    """Ask for the height and width before a network without them is blamed."""
+    for tensor in getattr(model, "inputs", None) or ():
+        if spatial is None and len(tensor.shape) == 4 and None in tuple(tensor.shape)[1:]:
+            raise InputError(
+                f"{tensor.name} is {tuple(tensor.shape)}: its height and width are open; give --spatial H W, "
+                "or spatial=(height, width)"
+            )
+
+
+def _fix(raw: Path, path: Path, progress: bool) -> Path:
+    fix(raw, path, progress=progress)
+    return path
+
+
+def _build(onnx_path: Path, path: Path) -> Path:
+    """Build an engine, unless this machine has a GPU that could not run it."""
+    from workbench.engine.build import build_engine, save_engine
+    from workbench.engine.tensorrt_api import open_flavour, unsupported_gpu
+    from workbench.precision.convert import read_precision
+
+    flavour, gpus = open_flavour(for_building=True), probe_driver().gpus
+    if gpus and (reason := unsupported_gpu(flavour, gpus[0])):
+        raise BackendUnavailableError(reason)
+    plan = build_engine(onnx_path, precision=read_precision(onnx_path), flavour=flavour.name, progress=False)
+    return save_engine(plan, path)
+
+
+@dataclass
+class _Chain:
+    """The comparison of all neighbours; only two networks are open at a time."""
+
+    made: Made
+    given: bool
+    images: str | os.PathLike[str] | None
+    preprocess: str
+    tolerance: Tolerance | None
+    progress: bool
+    reports: dict[str, ParityReport] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """By name: every stage, and what runs."""
+        self.stages = {stage.name: stage for stage, _ in self.made}
+        self.targets = {stage.name: target for stage, target in self.made if target is not None}
 
     def judge(self) -> StagesReport:
         """Compare, and say which stage is at fault."""
-        reports: dict[str, ParityReport] = {}
-        before = self.forms[0]
-        for form in self.forms[1:]:
-            if form.runs and (report := self._compare(before, form)) is not None:
-                reports[form.name] = report
-                before = form
-        at_fault = self._first_fault(reports)
-        divergence = self._look_inside(at_fault, reports) if at_fault in reports else None
-        whole = self._compare(self.forms[0], before) if at_fault is None and len(reports) > 1 else None
-        status: Status = "fail" if at_fault else _worst_of([*reports.values(), *([whole] if whole else [])])
+        first, *others = self.targets
+        before = first
+        for name in others:
+            if (report := self._compare(before, name)) is not None:
+                self.reports[name] = report
+                before = name
+        at_fault = next((name for name in self.stages if self._is_at_fault(name)), None)
+        divergence = self._look_inside(at_fault) if at_fault in self.reports else None
+        whole = self._compare(first, before) if at_fault is None and len(self.reports) > 1 else None
+        found = {report.status for report in (*self.reports.values(), *([whole] if whole else []))}
+        status: Status = "inconclusive" if "inconclusive" in found or not found else "pass"
+        status = "fail" if at_fault or "fail" in found else status
         return StagesReport(
-            stages=tuple(form.describe() for form in self.forms),
-            reports=tuple(reports.values()),
+            stages=tuple(self.stages.values()),
+            reports=tuple(self.reports.values()),
             status=status,
             stage_at_fault=at_fault,
-            verdict=self._verdict(status, at_fault, reports, divergence),
+            verdict=self._verdict(status, at_fault, divergence),
             divergence=divergence,
             whole=whole,
             notes=tuple(self.notes),
         )
 
-    def _compare(self, first: Form, second: Form) -> ParityReport | None:
-        """Run two neighbours on all pictures; None, and the reason, where the second cannot run here."""
-        with open_runner(first.target) as reference:
-            first.runner = reference.info.name
+    def _compare(self, first: str, second: str) -> ParityReport | None:
+        """Run two stages on all pictures; None, and the reason, where the second cannot run here."""
+        with open_runner(self.targets[first]) as reference:
+            self.stages[first] = replace(self.stages[first], runner=reference.info.name)
             try:
-                candidate = open_runner(second.target)
+                candidate = open_runner(self.targets[second])
             except (BackendUnavailableError, ModelError) as error:
-                made_wrong = isinstance(error, ModelError)
-                if second.given:
+                if self.given:
                     raise
-                second.target, second.skipped, second.failed = None, str(error), made_wrong
+                failed = isinstance(error, ModelError)
+                self.stages[second] = replace(self.stages[second], skipped=str(error), failed=failed)
+                del self.targets[second]
                 return None
             with candidate:
-                second.runner = candidate.info.name
+                self.stages[second] = replace(self.stages[second], runner=candidate.info.name)
                 feeds = make_feeds(shared_specs(reference, candidate), self.images, self.preprocess)
-                title = f"{first.name} and {second.name}"
+                title = f"{first} and {second}"
                 bar = tqdm(feeds, desc=title, unit="picture", leave=False, disable=not self.progress)
-                return verify_runners(reference, candidate, bar, self.tolerance)
+                return compare_runners(reference, candidate, bar, self.tolerance)
 
-    def _first_fault(self, reports: dict[str, ParityReport]) -> str | None:
-        wrong = (form.name for form in self.forms if form.failed or _failed(reports.get(form.name)))
-        return next(wrong, None)
+    def _is_at_fault(self, name: str) -> bool:
+        return self.stages[name].failed or (name in self.reports and self.reports[name].status == "fail")
 
-    def _look_inside(self, name: str | None, reports: dict[str, ParityReport]) -> Divergence | None:
+    def _before(self, name: str) -> str:
+        """The stage that ran before another."""
+        ran = list(self.targets)
+        return ran[ran.index(name) - 1]
+
+    def _look_inside(self, name: str) -> Divergence | None:
         """Look for the layer between the stage at fault and the one before it; a note says why where that fails."""
-        ran = [form for form in self.forms if form.runs]
-        place = next(index for index, form in enumerate(ran) if form.name == name)
-        first, second = ran[place - 1], ran[place]
-        if name is None or is_plan(second.target) or is_plan(first.target):
+        first, second = self.targets[self._before(name)], self.targets[name]
+        if "tensorrt" in (backend_for(first), backend_for(second)):
             self.notes.append("an engine keeps its tensors inside, so the layer at fault cannot be looked for there.")
             return None
         try:
-            feed = self._telling_feed(first, second, reports[name])
-            return first_divergence(
-                first.target,
-                second.target,
-                feed,
-                tolerance=self.tolerance,
-                layers=_layers(self.forms[0].target, first.target, feed),
-                progress=self.progress,
-            )
+            feed = self._telling_feed(first, second, self.reports[name])
+            layers = _layers(next(iter(self.targets.values())), first, feed)
+            options: dict[str, Any] = {"tolerance": self.tolerance, "progress": self.progress}
+            return first_divergence(first, second, feed, layers=layers, **options)
         except WorkbenchError as error:
             self.notes.append(f"the layer at fault could not be looked for: {error}.")
             return None
 
-    def _telling_feed(self, first: Form, second: Form, report: ParityReport) -> Feed:
-        """The picture with the largest error."""
+    def _telling_feed(self, first: Any, second: Any, report: ParityReport) -> Feed:
+        """The picture with the largest error, else the first one."""
         worst = report.worst[0][0] if report.worst else ""
-        with open_runner(first.target) as reference, open_runner(second.target) as candidate:
+        with open_runner(first) as reference, open_runner(second) as candidate:
             specs = shared_specs(reference, candidate)
-        fallback: Feed = {}
-        for name, feed in make_feeds(specs, self.images, self.preprocess):
-            fallback = fallback or feed
-            if worst == name or worst.startswith(f"{name}, "):
-                return feed
-        return fallback
+        feeds = make_feeds(specs, self.images, self.preprocess)
+        telling = (feed for name, feed in feeds if worst == name or worst.startswith(f"{name}, "))
+        return next(telling, None) or next(make_feeds(specs, self.images, self.preprocess))[1]
 
-    def _verdict(
-        self, status: str, at_fault: str | None, reports: dict[str, ParityReport], divergence: Divergence | None
-    ) -> str:
-        missing = [form.name for form in self.forms if form.skipped and not form.failed]
+    def _verdict(self, status: str, at_fault: str | None, divergence: Divergence | None) -> str:
+        missing = [stage.name for stage in self.stages.values() if stage.skipped and not stage.failed]
         left_out = f" Not run: {', '.join(missing)}." if missing else ""
         if at_fault is not None:
-            return self._blame(at_fault, reports.get(at_fault), divergence) + left_out
-        if not reports:
-            return f"INCONCLUSIVE: only {self.forms[0].name} ran, so that nothing was compared.{left_out}"
-        last = list(reports.values())[-1]
-        if len(self.forms) == 2:
-            return last.verdict
-        names = " -> ".join(form.name for form in self.forms if form.runs)
+            return self._blame(at_fault, divergence) + left_out
+        if not self.reports:
+            return f"INCONCLUSIVE: only {next(iter(self.stages))} ran, so that nothing was compared.{left_out}"
+        reports = list(self.reports.values())
+        if len(self.stages) == 2:
+            return reports[-1].verdict
+        names = " -> ".join(self.targets)
         if status == "fail":
             return f"FAIL: no single stage breaks the network ({names}), but the small errors add up.{left_out}"
         if status == "inconclusive":
-            sentence = next(report.verdict for report in reports.values() if report.status == "inconclusive")
-            return sentence + left_out
-        error = max(output.max_relative_error for report in reports.values() for output in report.outputs)
-        on = f"on {count(last.images, 'image')}"
+            return next(report.verdict for report in reports if report.status == "inconclusive") + left_out
+        error = max(map(largest_error, reports))
+        on = f"on {count(reports[-1].images, 'image')}"
         return f"PASS: every stage answers like the one before it {on} ({names}): largest error {error:.1e}.{left_out}"
 
-    def _before(self, name: str) -> str:
-        ran = [form.name for form in self.forms if form.runs]
-        return ran[ran.index(name) - 1]
-
-    def _blame(self, name: str, report: ParityReport | None, divergence: Divergence | None) -> str:
-        form = next(form for form in self.forms if form.name == name)
-        if report is None:
-            return f"FAIL: the stage {name} could not be made: {form.skipped.rstrip('.')}."
-        failed = next(output for output in report.outputs if output.problems)
+    def _blame(self, name: str, divergence: Divergence | None) -> str:
+        if name not in self.reports:
+            return f"FAIL: the stage {name} could not be made: {self.stages[name].skipped.rstrip('.')}."
+        failed = next(output for output in self.reports[name].outputs if output.problems)
         text = f"FAIL: the stage {name} breaks the network: it differs from {self._before(name)}"
         text += f' in output "{failed.name}", {failed.problems[0]}'
         if divergence is not None and divergence.layer is not None:
@@ -208,15 +294,6 @@ class Chain:
         return f"{text}{f', {failed.cause}' if failed.cause else ''}."
 
 
-@contextmanager
-def _folder(path: str | os.PathLike[str] | None) -> Iterator[Path]:
-    if path is not None:
-        yield make_folder(path)
-        return
-    with tempfile.TemporaryDirectory(prefix="workbench-stages-") as name:
-        yield Path(name)
-
-
 def _layers(source: Any, network: Any, feed: Feed) -> dict[str, str] | tuple[str, ...]:
     """The layers of the first stage, by the names that their tensors have in a later one."""
     if source is network or backend_for(source) == "torch":
@@ -226,14 +303,3 @@ def _layers(source: Any, network: Any, feed: Feed) -> dict[str, str] | tuple[str
     namer = layer_namer(tensors, first.layers)
     known = {name: layer for name in tensors for layer in namer([name]) if layer in first.layers}
     return known | {pair.candidate: pair.layer for pair in pair_tensors(first, later).pairs}
-
-
-def _failed(report: ParityReport | None) -> bool:
-    return report is not None and report.status == "fail"
-
-
-def _worst_of(reports: list[ParityReport]) -> Status:
-    statuses = {report.status for report in reports}
-    if "fail" in statuses:
-        return "fail"
-    return "inconclusive" if "inconclusive" in statuses or not statuses else "pass"

@@ -1,33 +1,33 @@
 """Find a scale for each tensor of a network from sample images, and keep the scales in a file for another machine."""
 
 import hashlib
-import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from tqdm.auto import tqdm
+import onnx
 
-from workbench.core.contract import TensorSpec, check_feed
+from workbench.core.contract import TensorSpec
 from workbench.core.errors import InputError
 from workbench.core.files import atomic_path
 from workbench.core.report import count
-from workbench.onnx_graph.file import check, take_digest
+from workbench.onnx_graph.file import check, read, take_digest
 from workbench.pictures.feeds import Feed, channel_axis, picture_array
-from workbench.precision.observing import METHODS, TensorObserver
+from workbench.precision import observing
+from workbench.precision.observing import METHODS, Feeds, Histogram, Tap, checked_feeds
 
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 """The largest magnitude of each 8-bit format: a signed byte used symmetrically, and float8 E4M3."""
 
 LIMIT = 500
 FORMAT = "workbench calibration 1"
-
-Feeds = Iterable[Feed | tuple[str, Feed]]
+_FIELDS = ("network", "data", "method", "samples", "preprocess")
+_EMPTY = "got no calibration sample; give images like those that the network will see, 100 or more"
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,13 @@ class Calibration:
         """SHA-256 of everything in it: equal for calibrations that give the same network."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
-    def check(self, source: str | os.PathLike[str], data_digest: str | None = None) -> None:
-        """Refuse another network, or other data, than those it was made from.
+    def check(self, source: str | os.PathLike[str]) -> None:
+        """Refuse another network than the one it was made from.
 
         Args:
             source: the `.onnx` file that the scales shall be used for.
-            data_digest: what `data_digest` gives for the samples at hand, where there are any.
         Raises:
-            InputError: one of them has changed.
+            InputError: it is another one, or has changed.
             ModelError: the network cannot be read.
         """
         network = take_digest(Path(source))
@@ -77,11 +76,6 @@ class Calibration:
             raise InputError(
                 f"got a calibration of the network {self.network[:12]}, expected one of {Path(source).name}, "
                 f"which is {network[:12]}; calibrate this network again"
-            )
-        if data_digest is not None and data_digest != self.data:
-            raise InputError(
-                f"got a calibration from the data {self.data[:12]}, expected one from {data_digest[:12]}: the images, "
-                "their number or their preprocessing changed; calibrate again"
             )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -111,16 +105,8 @@ class Calibration:
 
     def to_json(self) -> str:
         """Return the text that `save` writes."""
-        tensors = {name: [value, self.largest[name]] for name, value in sorted(self.thresholds.items())}
-        fields = {
-            "format": FORMAT,
-            "network": self.network,
-            "data": self.data,
-            "method": self.method,
-            "samples": self.samples,
-            "preprocess": self.preprocess,
-            "tensors": tensors,
-        }
+        fields = {"format": FORMAT, **{name: getattr(self, name) for name in _FIELDS}}
+        fields["tensors"] = {name: [value, self.largest[name]] for name, value in sorted(self.thresholds.items())}
         return json.dumps(fields, indent=1) + "\n"
 
     def to_text(self) -> str:
@@ -141,13 +127,9 @@ class Calibration:
         pairs = {str(name): (float(one), float(other)) for name, (one, other) in fields["tensors"].items()}
         if not all(math.isfinite(one) and 0 <= one <= other < math.inf for one, other in pairs.values()):
             raise ValueError("a threshold is negative, not finite, or above the largest value")
-        texts = {key: str(fields[key]) for key in ("network", "data", "method", "preprocess")}
-        return cls(
-            **texts,
-            samples=int(fields["samples"]),
-            thresholds={name: pair[0] for name, pair in pairs.items()},
-            largest={name: pair[1] for name, pair in pairs.items()},
-        )
+        thresholds, largest = ({name: pair[place] for name, pair in pairs.items()} for place in (0, 1))
+        texts = {key: str(fields[key]) for key in _FIELDS if key != "samples"}
+        return cls(**texts, samples=int(fields["samples"]), thresholds=thresholds, largest=largest)
 
 
 def calibrate(
@@ -179,89 +161,66 @@ def calibrate(
         FeedError: a sample of another name, shape or dtype than the network takes.
         ModelError: not a valid ONNX file.
     """
-    _check_arguments(method, limit)
-    specs = {spec.name: spec for spec in check(source).inputs}
-    network, samples, ranges = take_digest(Path(source)), 0, _InputRanges(specs, preprocess)
-    digest, observer = hashlib.sha256(), None
-    with tqdm(_named(feeds, limit), "calibrate", _length(feeds, limit), disable=not progress, unit="sample") as bar:
-        for name, feed in bar:
-            check_feed(specs, feed)
-            ranges.add(feed)
-            _update_digest(digest, feed)
-            observer = observer or TensorObserver(source, feed, histograms=method != "minmax")
-            observer.add(name, feed)
-            samples += 1
-    if observer is None:
-        raise InputError("got no calibration sample; give images like those that the network will see, 100 or more")
-    ranges.check()
-    largest = observer.largest()
-    thresholds = observer.thresholds(method)
-    return Calibration(network, digest.hexdigest(), method, samples, preprocess or "", thresholds, largest)
-
-
-def data_digest(feeds: Feeds, limit: int = LIMIT) -> str:
-    """Return the digest of samples, for `Calibration.check`; the network does not run.
-
-    Args:
-        feeds: see `calibrate`.
-        limit: as given to `calibrate`.
-    """
-    digest = hashlib.sha256()
-    for _, feed in _named(feeds, limit):
-        _update_digest(digest, feed)
-    return digest.hexdigest()
-
-
-def _check_arguments(method: str, limit: int) -> None:
     if method not in METHODS:
         raise InputError(f"got method={method!r}, expected one of {', '.join(METHODS)}")
     if limit < 1:
         raise InputError(f"got limit={limit}, expected 1 or more samples")
+    source = Path(source)
+    pictures = _InputRanges({spec.name: spec for spec in check(source).inputs}, preprocess)
+    network, model, tap = take_digest(source), read(source), None
+    digest, samples, largest, histograms = hashlib.sha256(), 0, dict[str, float](), dict[str, Histogram]()
+    for sample, feed in checked_feeds(source, feeds, "calibrate", limit=limit, empty=_EMPTY, progress=progress):
+        pictures.add(feed)
+        for name, array in sorted(feed.items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        tap = tap or _tap(model, source, feed)
+        for name, values in tap.fetch(feed):
+            peak = observing.largest_magnitude(values)
+            if not math.isfinite(peak):
+                raise InputError(
+                    f"got NaN or infinity in the tensor {name} on {sample}; mend the network or the sample"
+                )
+            largest[name] = max(largest.get(name, 0.0), peak)
+            if method != "minmax":
+                histograms.setdefault(name, Histogram()).add(values)
+        samples += 1
+    pictures.check()
+    thresholds = {name: kept.threshold(method) for name, kept in histograms.items()} or dict(largest)
+    return Calibration(network, digest.hexdigest(), method, samples, preprocess or "", thresholds, largest)
 
 
-def _named(feeds: Feeds, limit: int) -> Iterator[tuple[str, Feed]]:
-    if isinstance(feeds, Mapping | str | os.PathLike):
+def _tap(model: onnx.ModelProto, source: Path, feed: Feed) -> Tap:
+    tensors = observing.observable(observing.sized(model, feed))
+    if not tensors:
         raise InputError(
-            f"got a {type(feeds).__name__} as the samples, expected several feeds; pass make_feeds(specs, folder) of "
-            "workbench.pictures.feeds, or a list of dicts"
+            f"got {source.name}, in which no {', '.join(observing.OPERATORS)} reads a float32 tensor: there is nothing "
+            "to quantise; give the float32 network"
         )
-    for index, item in enumerate(itertools.islice(feeds, limit)):
-        yield item if isinstance(item, tuple) else (f"sample {index}", item)
-
-
-def _length(feeds: Feeds, limit: int) -> int | None:
-    return min(limit, len(feeds)) if isinstance(feeds, Sized) else None
-
-
-def _update_digest(digest: Any, feed: Feed) -> None:
-    for name in sorted(feed):
-        array = np.ascontiguousarray(feed[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(array)
+    return Tap(model, source, tensors)
 
 
 class _InputRanges:
     """What the samples' pictures look like: range of each colour, and whether they show anything."""
 
     def __init__(self, specs: Mapping[str, TensorSpec], preprocess: str | None) -> None:
-        self._pictures = {name: spec for name, spec in specs.items() if channel_axis(spec) is not None}
-        self._bounds = {name: _bounds(spec, preprocess) for name, spec in self._pictures.items() if preprocess}
+        self._axes = {name: axis for name, spec in specs.items() if (axis := channel_axis(spec)) is not None}
+        self._bounds = {name: _bounds(axis, preprocess) for name, axis in self._axes.items() if preprocess}
         self._preprocess = preprocess
-        self._low: dict[str, Any] = dict.fromkeys(self._pictures, np.inf)
-        self._high: dict[str, Any] = dict.fromkeys(self._pictures, -np.inf)
+        self._low: dict[str, Any] = dict.fromkeys(self._axes, np.inf)
+        self._high: dict[str, Any] = dict.fromkeys(self._axes, -np.inf)
         self._flat = True
 
     def add(self, feed: Feed) -> None:
-        for name, spec in self._pictures.items():
-            axis = channel_axis(spec)
-            axes = tuple(other for other in range(4) if other != axis)
-            low, high = feed[name].min(axes), feed[name].max(axes)
+        for name, axis in self._axes.items():
+            others = tuple(other for other in range(4) if other != axis)
+            low, high = feed[name].min(others), feed[name].max(others)
             self._flat = self._flat and bool((low == high).all())
             self._low[name] = np.minimum(self._low[name], low)
             self._high[name] = np.maximum(self._high[name], high)
 
     def check(self) -> None:
-        if self._pictures and self._flat:
+        if self._axes and self._flat:
             raise InputError(
                 "got calibration images of one colour each, which reach no scale but their own; give photographs like "
                 "those that the network will see"
@@ -278,10 +237,8 @@ class _InputRanges:
                 )
 
 
-def _bounds(spec: TensorSpec, preprocess: str) -> tuple[np.ndarray, np.ndarray]:
+def _bounds(axis: int, preprocess: str) -> list[np.ndarray]:
     """What the preprocessing makes of black and of white, by channel."""
-    axis = channel_axis(spec)
-    pixel = TensorSpec(spec.name, (1, 3, 1, 1) if axis == 1 else (1, 1, 1, 3), "float32")
+    pixel = TensorSpec("pixel", (1, 3, 1, 1) if axis == 1 else (1, 1, 1, 3), "float32")
     levels = (np.full((1, 1, 3), level, np.uint8) for level in (0, 255))
-    black, white = (picture_array(level, pixel, preprocess).reshape(3) for level in levels)
-    return black, white
+    return [picture_array(level, pixel, preprocess).reshape(3) for level in levels]

@@ -2,43 +2,42 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-import onnx
 from onnx import TensorProto
 
 from workbench.core.errors import InputError
-from workbench.onnx_graph import file as onnx_file
-from workbench.precision.spec import EIGHT_BITS, TYPE_OF, Wanted
-
-if TYPE_CHECKING:
-    from workbench.precision.calibration import Calibration
-    from workbench.precision.spec import PrecisionReport
+from workbench.onnx_graph import edit
+from workbench.onnx_graph.file import check, read
+from workbench.pictures.feeds import make_feeds
+from workbench.precision import half, quantize
+from workbench.precision.calibration import Calibration, calibrate
+from workbench.precision.half_graph import HALVES
+from workbench.precision.ranges import measure_ranges
+from workbench.precision.spec import EIGHT_BITS, TYPE_OF, PrecisionReport, PrecisionSpec
 
 PathLike = str | os.PathLike[str]
 
 # Operators that TensorRT makes convolutions or matrix products of.
 _WITH_WEIGHTS = ("Attention", "Conv", "ConvTranspose", "DeformConv", "GRU", "Gemm", "LSTM", "MatMul", "RNN")
-_HALVES = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 _FLOAT8 = {TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ}
 
 
-def want(
+def measure_spec(
     path: PathLike,
-    wanted: Wanted,
-    calibration: "PathLike | Calibration | None" = None,
+    spec: PrecisionSpec,
+    calibration: PathLike | Calibration | None = None,
     images: PathLike | None = None,
     preprocess: str = "unit",
     *,
     progress: bool = True,
-) -> Wanted:
+) -> PrecisionSpec:
     """Add what a conversion needs to know of the tensors, measured now on pictures or before.
 
     Args:
         path: the ONNX file.
-        wanted: the precision.
+        spec: the precision.
         calibration: for 8 bits: scales, or their file, which is written where `images` are given.
         images: a folder of pictures, to calibrate 8 bits or to find what float16 cannot hold.
         preprocess: how pictures become inputs; one of `feeds.PREPROCESSINGS`.
@@ -47,55 +46,48 @@ def want(
         InputError: pictures for a file that is not converted, or that the network does not take.
     """
     if images is None:
-        return replace(wanted, calibration=_load(calibration))
-    if calibration is not None and not isinstance(calibration, str | os.PathLike):
+        given = Calibration.load(calibration) if isinstance(calibration, str | os.PathLike) else calibration
+        return replace(spec, calibration=given)
+    if isinstance(calibration, Calibration):
         raise InputError("got images and a calibration that is made; give one of them, or the file to write it to")
-    if read_precision(path) == wanted.precision:
-        raise InputError(f"{os.fspath(path)} is in {wanted.precision} and taken as it is; leave the images out")
-    from workbench.pictures.feeds import make_feeds
-
-    found = make_feeds({spec.name: spec for spec in onnx_file.check(path).inputs}, images, preprocess)
+    if read_precision(path) == spec.precision:
+        raise InputError(f"{os.fspath(path)} is in {spec.precision} and taken as it is; leave the images out")
+    found = make_feeds({entry.name: entry for entry in check(path).inputs}, images, preprocess)
     feeds = itertools.chain([next(found)], found)  # a folder without pictures is refused before any bar is shown
-    if wanted.precision == "fp16":
-        from workbench.precision.ranges import measure_ranges
-
-        return replace(wanted, ranges=measure_ranges(path, feeds, progress=progress))
-    from workbench.precision.calibration import calibrate
-
+    if spec.precision == "fp16":
+        return replace(spec, ranges=measure_ranges(path, feeds, progress=progress))
     measured = calibrate(path, feeds, preprocess=preprocess, progress=progress)
     if calibration is not None:
         measured.save(calibration)
-    return replace(wanted, calibration=measured)
+    return replace(spec, calibration=measured)
 
 
-def convert(path: PathLike, out: PathLike, wanted: Wanted) -> "PrecisionReport | None":
+def to_precision(path: PathLike, out: PathLike, spec: PrecisionSpec) -> PrecisionReport | None:
     """Write a network in another precision.
 
     Args:
         path: the ONNX file.
         out: where the converted network goes.
-        wanted: the precision, from `want`.
+        spec: the precision, from `measure_spec`.
     Returns:
         What was converted; None where nothing is written, for `path` is in that precision already.
     Raises:
         InputError: 8 bits without a calibration, or with one of another network.
         ExportError: nothing can be converted.
     """
-    if wanted.precision not in TYPE_OF:
+    if spec.precision not in TYPE_OF:
         return None
-    if read_precision(path) == wanted.precision:
-        if wanted.calibration is not None:
+    if read_precision(path) == spec.precision:
+        if spec.calibration is not None:
             raise InputError(
-                f"got a calibration, but {os.fspath(path)} is in {wanted.precision} and taken as it is; leave it out"
+                f"got a calibration, but {os.fspath(path)} is in {spec.precision} and taken as it is; leave it out"
             )
         return None
-    if wanted.precision in EIGHT_BITS:
-        return _quantize(path, out, wanted)
-    from workbench.precision.half import to_bf16, to_fp16
-
-    if wanted.precision == "bf16":
-        return to_bf16(path, out, keep=wanted.keep)
-    return to_fp16(path, out, ranges=wanted.ranges, keep=wanted.keep)
+    if spec.precision in EIGHT_BITS:
+        return _quantize(path, out, spec)
+    if spec.precision == "bf16":
+        return half.to_bf16(path, out, keep=spec.keep)
+    return half.to_fp16(path, out, ranges=spec.ranges, keep=spec.keep)
 
 
 def read_precision(path: PathLike) -> str:
@@ -106,15 +98,14 @@ def read_precision(path: PathLike) -> str:
     Raises:
         ModelError: it is not an ONNX file.
     """
-    graph = onnx_file.read(path).graph
-    nodes, types = list(_nodes(graph)), {tensor.name: tensor.data_type for tensor in graph.initializer}
-    types |= {node.output[0]: tensor.data_type for node in nodes for tensor in _constants(node)}
+    model = read(path)
+    nodes, types = edit.all_nodes(model.graph), {tensor.name: tensor.data_type for tensor in half.stored(model)}
     pairs = [node for node in nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     if pairs:
         return "fp8" if any(types.get(name) in _FLOAT8 for node in pairs for name in node.input) else "int8"
-    found = [*types.values(), *(value.type.tensor_type.elem_type for value in graph.input)]
-    found += [entry.i for node in nodes if node.op_type == "Cast" for entry in node.attribute if entry.name == "to"]
-    return next((_HALVES[kind] for kind in found if kind in _HALVES), "fp32")
+    found = [*types.values(), *(value.type.tensor_type.elem_type for value in model.graph.input)]
+    found += [edit.attribute(node, "to") for node in nodes if node.op_type == "Cast"]
+    return next((HALVES[kind].precision for kind in found if kind in HALVES), "fp32")
 
 
 def find_nodes(path: PathLike, words: Iterable[str]) -> tuple[tuple[str, str, str], ...]:
@@ -127,49 +118,22 @@ def find_nodes(path: PathLike, words: Iterable[str]) -> tuple[tuple[str, str, st
         Name (of its first output for a node without one), operator and reason of each, as in `PrecisionReport.kept`.
     """
     wanted = set(words)
-    chosen = [node for node in _nodes(onnx_file.read(path).graph) if wanted & {node.name, node.op_type, *node.output}]
-    nodes = [*chosen, *(inner for node in chosen for inner in _inner_nodes(node))]
+    chosen = [node for node in edit.all_nodes(read(path).graph) if wanted & {node.name, node.op_type, *node.output}]
+    nodes = [*chosen, *(inner for node in chosen for body in edit.inner_graphs(node) for inner in edit.all_nodes(body))]
     names = {node.name or next(filter(None, node.output), ""): node.op_type for node in nodes}
     return tuple((name, operator, "you keep it") for name, operator in names.items())
 
 
-def _load(calibration: "PathLike | Calibration | None") -> "Calibration | None":
-    if not isinstance(calibration, str | os.PathLike):
-        return calibration
-    from workbench.precision.calibration import Calibration
-
-    return Calibration.load(calibration)
-
-
-def _quantize(path: PathLike, out: PathLike, wanted: Wanted) -> "PrecisionReport":
-    from workbench.precision.quantize import DEFAULTS, quantize_fp8, quantize_int8
-
-    if wanted.calibration is None:
+def _quantize(path: PathLike, out: PathLike, spec: PrecisionSpec) -> PrecisionReport:
+    if spec.calibration is None:
         raise InputError(
-            f"got precision={wanted.precision!r} without the ranges of the tensors; give pictures with images "
+            f"got precision={spec.precision!r} without the ranges of the tensors; give pictures with images "
             "(--images DIR), or what was measured on them with calibration (--calibration FILE)"
         )
-    quantize = quantize_int8 if wanted.precision == "int8" else quantize_fp8
-    report = quantize(path, out, wanted.calibration, exclude=wanted.keep)
-    left_out = set(_WITH_WEIGHTS) - set(DEFAULTS[wanted.precision])
+    write = quantize.quantize_int8 if spec.precision == "int8" else quantize.quantize_fp8
+    report = write(path, out, spec.calibration, exclude=spec.keep)
+    left_out = set(_WITH_WEIGHTS) - set(quantize.DEFAULTS[spec.precision])
     names = {name for name, _, _ in report.kept}
     others = (entry for entry in find_nodes(out, left_out) if entry[1] in left_out and entry[0] not in names)
-    why = f"{wanted.precision} leaves this operator out"
+    why = f"{spec.precision} leaves this operator out"
     return replace(report, kept=(*report.kept, *((name, operator, why) for name, operator, _ in others)))
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node of a graph and of the bodies in it."""
-    for node in graph.node:
-        yield node
-        yield from _inner_nodes(node)
-
-
-def _inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    for entry in node.attribute:
-        for body in (entry.g, *entry.graphs):
-            yield from _nodes(body)
-
-
-def _constants(node: onnx.NodeProto) -> list[onnx.TensorProto]:
-    return [entry.t for entry in node.attribute if entry.name == "value" and entry.HasField("t")]

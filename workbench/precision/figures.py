@@ -8,17 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from workbench.core.drawing import (
-    BLUE,
-    DPI,
-    ORANGE,
-    TEXT_PT,
-    TITLE_PT,
-    WIDTH_IN,
-    NotebookFigure,
-    add_caption,
-    label_axes,
-)
+from workbench.core import drawing
+from workbench.core.drawing import BLUE, ORANGE, TEXT_PT, TITLE_PT, add_caption, label_axes
 from workbench.core.errors import InputError
 from workbench.core.report import count
 from workbench.precision.half_graph import FLOAT16
@@ -45,7 +36,7 @@ def range_figure(ranges: Ranges) -> Figure:
     shown = [entry for entry in ranges.tensors if entry.absmax > 0]
     if not shown:
         raise InputError("got ranges in which every tensor is 0, expected numbers; measure on other samples")
-    figure = NotebookFigure(figsize=(WIDTH_IN, 4.8), dpi=DPI, layout="constrained")
+    figure = drawing.NotebookFigure(figsize=(drawing.WIDTH_IN, 4.8), dpi=drawing.DPI, layout="constrained")
     axes = figure.add_subplot()
     _draw_float16(axes, shown)
     for place, entry in enumerate(shown):
@@ -72,13 +63,15 @@ def sensitivity_figure(measured: Sensitivity, keep: Collection[str] = ()) -> Fig
     unknown = [name for name in keep if name not in {layer.node for layer in measured.layers}]
     if unknown:
         raise InputError(f"got {unknown[0]!r} to keep, which no layer is called; pass what layers_to_keep returns")
-    figure = NotebookFigure(figsize=(WIDTH_IN, 4.2), dpi=DPI, layout="constrained")
+    figure = drawing.NotebookFigure(figsize=(drawing.WIDTH_IN, 4.2), dpi=drawing.DPI, layout="constrained")
     axes = figure.add_subplot()
-    finite = [layer.error for layer in measured.layers if math.isfinite(layer.error)]
+    finite = [layer.relative_l2 for layer in measured.layers if math.isfinite(layer.relative_l2)]
     top = 150 * max([*finite, 1e-6])
     for place, layer in enumerate(measured.layers):
         color, hatch = (ORANGE, "///") if layer.node in keep else (BLUE, "")
-        axes.bar(place, min(100 * layer.error, top), 0.8, color=color, hatch=hatch, edgecolor="0.1", linewidth=0.5)
+        axes.bar(
+            place, min(100 * layer.relative_l2, top), 0.8, color=color, hatch=hatch, edgecolor="0.1", linewidth=0.5
+        )
     axes.set_ylim(0, top)
     _name_worst(axes, measured.layers, top)
     axes.set_title(f"One layer at a time rounded to {measured.precision}", loc="left", fontsize=TITLE_PT)
@@ -146,11 +139,11 @@ def _legend() -> list[Line2D]:
 
 
 def _name_worst(axes: Axes, layers: Sequence[LayerSensitivity], top: float) -> None:
-    worst = sorted(range(len(layers)), key=lambda place: -layers[place].error)[:NAMES_SHOWN]
-    lines = [f"{rank}. {layers[place].node}: {share_text(layers[place].error)}" for rank, place in enumerate(worst, 1)]
+    worst = sorted(enumerate(layers), key=lambda pair: -pair[1].relative_l2)[:NAMES_SHOWN]
+    lines = [f"{rank}. {layer.node}: {share_text(layer.relative_l2)}" for rank, (_, layer) in enumerate(worst, 1)]
     axes.annotate("\n".join(lines), (0.995, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=TEXT_PT)
-    for rank, place in enumerate(worst, 1):
-        height = min(100 * layers[place].error, 0.93 * top)
+    for rank, (place, layer) in enumerate(worst, 1):
+        height = min(100 * layer.relative_l2, 0.93 * top)
         axes.annotate(str(rank), (place, height), (0, 3), textcoords="offset points", ha="center", fontsize=TEXT_PT)
 
 

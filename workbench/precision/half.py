@@ -1,44 +1,29 @@
 """Convert a float32 ONNX network to float16 or bfloat16, and say which nodes stay float32 and why."""
 
 import contextlib
-import math
 import os
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
 import onnx
-from onnx import TensorProto, defs, helper, inliner, version_converter
+from onnx import inliner, version_converter
 
-from workbench.core.errors import ExportError, InputError, ModelError
-from workbench.core.files import atomic_path
-from workbench.onnx_graph.edit import (
-    LARGEST_FILE,
-    STANDARD,
-    constants,
-    graphs,
-    inferred_values,
-    light_copy,
-    namer,
-    tidy,
-)
-from workbench.onnx_graph.file import check
+from workbench.core.errors import ExportError, InputError, ModelError, first_line
+from workbench.onnx_graph import edit
+from workbench.onnx_graph.file import check, write
 from workbench.onnx_graph.fold import fold_constants
-from workbench.precision.half_graph import BFLOAT16, FLOAT16, GraphConverter, Half, Rules
+from workbench.precision.half_graph import BFLOAT16, FLOAT16, HALVES, GraphConverter, Half, Rules
+from workbench.precision.ranges import Ranges
 from workbench.precision.spec import PrecisionReport
-
-if TYPE_CHECKING:
-    from workbench.precision.ranges import Ranges
 
 BFLOAT16_OPSET = 22
 """The first opset in which convolutions and pooling take bfloat16."""
 
 PathLike = str | os.PathLike[str]
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
-_HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
 
 
 def to_fp16(
-    source: PathLike, out: PathLike, *, ranges: "Ranges | None" = None, keep: Collection[str] = ()
+    source: PathLike, out: PathLike, *, ranges: Ranges | None = None, keep: Collection[str] = ()
 ) -> PrecisionReport:
     """Write a network whose layers compute in float16; its inputs and outputs keep their types.
 
@@ -65,7 +50,7 @@ def to_fp16(
 
 
 def to_bf16(
-    source: PathLike, out: PathLike, *, ranges: "Ranges | None" = None, keep: Collection[str] = ()
+    source: PathLike, out: PathLike, *, ranges: Ranges | None = None, keep: Collection[str] = ()
 ) -> PrecisionReport:
     """Write a network whose layers compute in bfloat16: the span of float32, but 8 bits of mantissa for its 24.
 
@@ -76,58 +61,48 @@ def to_bf16(
 
 
 def _convert(
-    source: PathLike, out: PathLike, half: Half, ranges: "Ranges | None", keep: Collection[str]
+    source: PathLike, out: PathLike, half: Half, ranges: Ranges | None, keep: Collection[str]
 ) -> PrecisionReport:
     check(source)
     model = onnx.load(os.fspath(source))
     _refuse_converted(source, model)
     if ranges is not None:
         ranges.check(source)
-    before = weight_bytes(model)
+    before = edit.weight_bytes(stored(model))
     model = _prepare(source, model, half)
     overflows = {} if ranges is None else ranges.overflows(half.name)
     valid = _types_problem(model) == ""
-    rules = Rules(half, _opset(model), overflows, _known_names(model, keep))
-    converter = GraphConverter(model.graph, rules, inferred_values(model), namer(model))
-    converter.convert()
+    rules = Rules(half, edit.opset(model), overflows, _known_names(model, keep))
+    GraphConverter(model.graph, rules, edit.inferred_values(model), edit.namer(model)).convert()
     if not rules.converted:
         kept = "; ".join(dict.fromkeys(reason for *_, reason in rules.kept))
         raise InputError(
             f"{source} has no node that can be converted to {half.name}{f' ({kept})' if kept else ''}; build it as fp32"
         )
-    tidy(model)
+    edit.tidy(model)
     if valid and (problem := _types_problem(model)):
         raise ExportError(f"{source} became a network of inconsistent types ({problem}); name that node in keep")
-    _save(model, out)
-    return PrecisionReport(half.precision, rules.converted, tuple(rules.kept), 0, before, weight_bytes(model))
+    write(model, out)
+    return PrecisionReport(
+        half.precision, rules.converted, tuple(rules.kept), 0, before, edit.weight_bytes(stored(model))
+    )
 
 
-def weight_bytes(model: onnx.ModelProto) -> int:
-    """Size of all constants of a network, those in the graphs inside its nodes too."""
-    return sum(_tensor_bytes(tensor) for graph in graphs(model.graph) for tensor in _stored(graph))
-
-
-def _stored(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    initial = {tensor.name for tensor in graph.initializer}
-    yield from (tensor for name, tensor in constants(graph).items() if name not in initial)
-
-
-def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+def stored(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The weights and constants of a network, those in the graphs inside its nodes too."""
+    for graph in edit.graphs(model.graph):
+        yield from ({tensor.name: tensor for tensor in graph.initializer} | edit.constants(graph)).values()
 
 
 def _refuse_converted(source: PathLike, model: onnx.ModelProto) -> None:
     """Refuse a network in which somebody has chosen precisions before."""
-    nodes = [node for graph in graphs(model.graph) for node in graph.node]
-    quantized = [node for node in nodes if node.op_type in _QUANTIZED]
+    quantized = [node for node in edit.all_nodes(model.graph) if node.op_type in _QUANTIZED]
     if quantized:
         raise InputError(
             f"{source} is already quantised ({len(quantized)} Q/DQ nodes), expected a float32 network; "
             "convert the file it was made from"
         )
-    name = holds_half(model)
-    if name:
+    if name := holds_half(model):
         raise InputError(
             f"{source} already holds {name} tensors, expected a float32 network; build it as it is, or convert "
             "the file it was made from"
@@ -136,46 +111,45 @@ def _refuse_converted(source: PathLike, model: onnx.ModelProto) -> None:
 
 def holds_half(model: onnx.ModelProto) -> str:
     """The half float that some tensor of a network has; empty where none has."""
-    kinds = {value.elem_type for value in inferred_values(model).values()}
-    kinds |= {tensor.data_type for graph in graphs(model.graph) for tensor in _stored(graph)}
-    return next((name for kind, name in _HALVES.items() if kind in kinds), "")
+    kinds = {value.elem_type for value in edit.inferred_values(model).values()}
+    kinds |= {tensor.data_type for tensor in stored(model)}
+    return next((half.name for kind, half in HALVES.items() if kind in kinds), "")
 
 
 def _prepare(source: PathLike, model: onnx.ModelProto, half: Half) -> onnx.ModelProto:
     """Bring a network into the form that is converted: no functions, constants computed, every node named."""
     if model.functions:
         model = inliner.inline_local_functions(model)
-    if half is BFLOAT16 and _opset(model) < BFLOAT16_OPSET:
-        try:
-            model = version_converter.convert_version(model, BFLOAT16_OPSET)
-        except Exception as error:  # the converter raises what its C++ raises
-            reason = str(error).splitlines()[0]
-            raise ExportError(
-                f"{source} has opset {_opset(model)} and cannot be brought to {BFLOAT16_OPSET}, which bfloat16 needs "
-                f"({reason}); export it with opset {BFLOAT16_OPSET}"
-            ) from error
+    if half is BFLOAT16:
+        model = raise_opset(source, model, BFLOAT16_OPSET, "bfloat16")
     with contextlib.suppress(ModelError):  # constants that ONNX Runtime cannot compute stay nodes
         fold_constants(model)
-    _feed_no_weights(model)
-    for graph in graphs(model.graph):
-        for node in graph.node:
-            node.name = node.name or next(filter(None, node.output), "")
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for index in reversed(range(len(model.graph.input))):
+        if model.graph.input[index].name in weights:  # old exporters let a feed replace them
+            del model.graph.input[index]
+    model.ir_version = max(model.ir_version, 4)  # before, every weight had to be an input
+    edit.name_nodes(model)
     return model
 
 
-def _feed_no_weights(model: onnx.ModelProto) -> None:
-    """Old exporters list the weights among the inputs, where they would be values that a feed may replace."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    for index in reversed(range(len(model.graph.input))):
-        if model.graph.input[index].name in weights:
-            del model.graph.input[index]
-    model.ir_version = max(model.ir_version, 4)  # before, every weight had to be an input
+def raise_opset(source: PathLike, model: onnx.ModelProto, lowest: int, precision: str) -> onnx.ModelProto:
+    """Bring a network to the opset that a precision needs, where its own is lower; an ExportError where ONNX cannot."""
+    if edit.opset(model) >= lowest:
+        return model
+    try:
+        return version_converter.convert_version(model, lowest)
+    except Exception as error:  # the converter raises what its C++ raises
+        raise ExportError(
+            f"{source} has opset {edit.opset(model)} and cannot be brought to {lowest}, which {precision} needs "
+            f"({first_line(error)}); export it with opset {lowest}"
+        ) from error
 
 
 def _known_names(model: onnx.ModelProto, keep: Collection[str]) -> frozenset[str]:
     if isinstance(keep, str):
         raise InputError(f"got keep={keep!r}, expected a list of names, such as [{keep!r}]")
-    nodes = [node for graph in graphs(model.graph) for node in graph.node]
+    nodes = edit.all_nodes(model.graph)
     known = {name for node in nodes for name in (node.name, node.op_type, *node.output)}
     unknown = [name for name in keep if name not in known]
     if unknown:
@@ -186,23 +160,10 @@ def _known_names(model: onnx.ModelProto, keep: Collection[str]) -> frozenset[str
     return frozenset(keep)
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD]
-    return max(versions, default=defs.onnx_opset_version())
-
-
 def _types_problem(model: onnx.ModelProto) -> str:
     """What ONNX's inference says against the types of a network; empty where it agrees with all of them."""
     try:
-        onnx.shape_inference.infer_shapes(light_copy(model), check_type=True, strict_mode=True)
+        onnx.shape_inference.infer_shapes(edit.light_copy(model), check_type=True, strict_mode=True)
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         return " ".join(str(error).split())
     return ""
-
-
-def _save(model: onnx.ModelProto, out: PathLike) -> None:
-    if model.ByteSize() > LARGEST_FILE:
-        raise ExportError(f"the network has {model.ByteSize():,} bytes, more than the 2 GB that one file can hold")
-    with atomic_path(out) as temporary:
-        onnx.save(model, temporary)
-        check(temporary)

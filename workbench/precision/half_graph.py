@@ -1,18 +1,18 @@
 """Rewrite one ONNX graph, and the graphs inside its nodes, to a half float: which nodes, and where a Cast goes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
-from workbench.onnx_graph.edit import STANDARD, attribute, constants, reads
+from workbench.onnx_graph.edit import STANDARD, Namer, attribute, constants, inner_graphs, is_a, reads
 
 FLOAT = TensorProto.FLOAT
-_SHAPES = frozenset({"Shape", "Size"})
+SHAPES = frozenset({"Shape", "Size"})
 """Operators whose answer does not depend on values."""
 
 _OWN_TYPES = frozenset(
@@ -21,14 +21,8 @@ _OWN_TYPES = frozenset(
 )
 """Operators that write another type when they read another, although their definition does not tie the two."""
 
-_VALUE_KINDS = {
-    "value_float": FLOAT,
-    "value_floats": FLOAT,
-    "value_int": TensorProto.INT64,
-    "value_ints": TensorProto.INT64,
-    "value_string": TensorProto.STRING,
-    "value_strings": TensorProto.STRING,
-}
+_VALUE_KINDS = {"value_float": FLOAT, "value_int": TensorProto.INT64, "value_string": TensorProto.STRING}
+_VALUE_KINDS |= {f"{name}s": kind for name, kind in _VALUE_KINDS.items()}
 
 _KINDS = {f"tensor({name.lower()})": kind for name, kind in TensorProto.DataType.items()}
 
@@ -37,15 +31,9 @@ Types = Mapping[str, onnx.TypeProto.Tensor]
 
 @dataclass(frozen=True)
 class Half:
-    """A number format of 16 bits.
+    """A number format of 16 bits: what the user asks for, its name, number and NumPy type, its largest finite number.
 
-    Attributes:
-        precision: what the user asks for.
-        name: of the format in ONNX.
-        kind: its number in ONNX.
-        dtype: NumPy's.
-        largest: the largest finite number.
-        refused: operators that TensorRT has not in this format: seen to be refused by TensorRT-RTX 1.7.1.
+    TensorRT has not the `refused` operators in this format: TensorRT-RTX 1.7.1 was seen to refuse them.
     """
 
     precision: str
@@ -57,35 +45,26 @@ class Half:
 
 
 FLOAT16 = Half("fp16", "float16", TensorProto.FLOAT16, np.dtype(np.float16), 65504.0)
+_NO_BFLOAT16 = frozenset({"ConvTranspose", "GRU", "HardSwish", "LpNormalization", "Mish"})
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 BFLOAT16 = Half(
-    "bf16",
-    "bfloat16",
-    TensorProto.BFLOAT16,
-    np.dtype(ml_dtypes.bfloat16),
-    float(ml_dtypes.finfo(ml_dtypes.bfloat16).max),
-    frozenset({"ConvTranspose", "GRU", "HardSwish", "LpNormalization", "Mish"}),
+    "bf16", "bfloat16", TensorProto.BFLOAT16, _BFLOAT16, float(ml_dtypes.finfo(_BFLOAT16).max), _NO_BFLOAT16
 )
+
+HALVES = {half.kind: half for half in (FLOAT16, BFLOAT16)}
+"""The 16-bit types of ONNX, which a CPU does not compute in."""
 
 
 @dataclass
 class Rules:
-    """What decides about a node, and what was decided.
-
-    Attributes:
-        half: the format.
-        opset: of the network.
-        overflows: the largest value that was measured of each tensor that the format cannot hold.
-        keep: names of nodes or tensors, and operators, that the user keeps.
-        converted: how many nodes were converted.
-        kept: name, operator and reason of each node that computes in float32.
-    """
+    """What decides about a node, and what was decided."""
 
     half: Half
     opset: int
-    overflows: Mapping[str, float]
-    keep: frozenset[str]
+    overflows: Mapping[str, float]  # the largest value of each tensor that the format cannot hold
+    keep: frozenset[str]  # names of nodes or tensors, and operators
     converted: int = 0
-    kept: list[tuple[str, str, str]] = field(default_factory=list)
+    kept: list[tuple[str, str, str]] = field(default_factory=list)  # name, operator and reason
 
     def reason_to_keep(self, node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> str:
         """Why a node stays float32, one clause; empty where nothing speaks against the half float."""
@@ -93,47 +72,36 @@ class Rules:
             return "you keep it"
         if node.op_type in self.half.refused:
             return f"TensorRT has no {self.half.name} {node.op_type}"
+        largest = self.half.largest
+        end = f"{self.half.name} ends at {f'{largest:,.0f}' if largest < 1e6 else f'{largest:.1e}'}"
         for name in filter(None, (*node.input, *node.output)):
             if name in self.overflows:
                 verb = "reads" if name in node.input else "writes"
-                return f"it {verb} values up to {self.overflows[name]:,.0f}, {self.half.name} ends at {self._end()}"
-            if name in weights and (problem := self._weight_problem(name, weights[name])):
+                return f"it {verb} values up to {self.overflows[name]:,.0f}, {end}"
+            if name in weights and (problem := self._weight_problem(name, weights[name], end)):
                 return problem
         return ""
 
-    def _weight_problem(self, name: str, tensor: onnx.TensorProto) -> str:
+    def _weight_problem(self, name: str, tensor: onnx.TensorProto, end: str) -> str:
         if tensor.data_type != FLOAT:
             return ""
         array = np.abs(numpy_helper.to_array(tensor))
         peak = float(array.max(initial=0, where=np.isfinite(array)))
         if peak > self.half.largest:
-            return f"its constant {name} holds {peak:,.4g}, {self.half.name} ends at {self._end()}"
+            return f"its constant {name} holds {peak:,.4g}, {end}"
         if peak > 0 and not array.astype(self.half.dtype).any():
             return f"its constant {name}, at most {peak:.1e}, would be 0 in {self.half.name}"
         return ""
 
-    def _end(self) -> str:
-        return f"{self.half.largest:,.0f}" if self.half.largest < 1e6 else f"{self.half.largest:.1e}"
-
 
 class GraphConverter:
-    """One graph on its way to a half float; tensors keep their names, whatever type they get.
+    """One graph on its way to a half float, changed in place; tensors keep their names, whatever type they get.
 
-    Args:
-        graph: changed in place.
-        rules: what decides.
-        inferred: the types that are known.
-        fresh: makes a name that nothing has.
-        outer: the graph around it.
+    The types of `inferred` are known; `fresh` makes a name that nothing has, and `outer` is the graph around this one.
     """
 
     def __init__(
-        self,
-        graph: onnx.GraphProto,
-        rules: Rules,
-        inferred: Types,
-        fresh: Callable[[str], str],
-        outer: "GraphConverter | None" = None,
+        self, graph: onnx.GraphProto, rules: Rules, inferred: Types, fresh: Namer, outer: Self | None = None
     ) -> None:
         self.graph, self.rules, self.inferred, self.fresh = graph, rules, inferred, fresh
         self.weights: dict[str, onnx.TensorProto] = (dict(outer.weights) if outer else {}) | constants(graph)
@@ -153,7 +121,7 @@ class GraphConverter:
         """Convert every node that can be, and put a Cast wherever two types meet."""
         for node in self.graph.node:
             depends = not self.fed.isdisjoint(reads(node))
-            if depends and node.op_type not in _SHAPES:
+            if depends and node.op_type not in SHAPES:
                 self.fed.update(filter(None, node.output))
             self._convert_node(node, depends)
         for value in self.graph.output:  # one that the graph hands on from the graph around it
@@ -168,9 +136,13 @@ class GraphConverter:
     def _convert_node(self, node: onnx.NodeProto, depends: bool) -> None:
         schema = _schema(node, self.rules.opset)
         self._note_outputs(node, schema)
-        if any(True for _ in _inner(node)):
-            self._convert_inside(node)
-        elif node.op_type in (*_SHAPES, "Cast") and node.domain in STANDARD:
+        bodies = list(inner_graphs(node))
+        if bodies:  # what enters and leaves them keeps its type
+            self._as_before(node)
+            for body in bodies:
+                known = {value.name: value.type.tensor_type for value in (*body.value_info, *body.output)}
+                GraphConverter(body, self.rules, known, self.fresh, self).convert()
+        elif is_a(node, *SHAPES, "Cast"):
             self.nodes.append(node)  # it reads any type, and what it writes has its own
         elif self._may_convert(node, schema, depends):
             self._to_half(node, schema)
@@ -200,17 +172,10 @@ class GraphConverter:
 
     def _variables(self, node: onnx.NodeProto, schema: Any) -> set[str]:
         """The type variables of an operator that are float32 here and may be the half float."""
-        takes = {
-            item.type_param_str
-            for item in schema.type_constraints
-            if f"tensor({self.rules.half.name})" in item.allowed_type_strs
-        }
-        found = {
-            variable
-            for name, variable in zip(node.input, _formal(schema.inputs, len(node.input)), strict=True)
-            if self.was.get(name) == FLOAT
-        }
-        return found & takes
+        half, formal = f"tensor({self.rules.half.name})", _formal(schema.inputs, len(node.input))
+        takes = {item.type_param_str for item in schema.type_constraints if half in item.allowed_type_strs}
+        read = zip(node.input, formal, strict=True)
+        return takes & {variable for name, variable in read if self.was.get(name) == FLOAT}
 
     def _to_half(self, node: onnx.NodeProto, schema: Any) -> None:
         half, variables = self.rules.half, self._variables(node, schema)
@@ -234,13 +199,6 @@ class GraphConverter:
         for index, name in enumerate(node.input):
             node.input[index] = self._as(name, self.was.get(name, 0))
         self.nodes.append(node)
-
-    def _convert_inside(self, node: onnx.NodeProto) -> None:
-        """Convert the graphs inside a node; what enters and leaves them keeps its type."""
-        self._as_before(node)
-        for inner in _inner(node):
-            known = {value.name: value.type.tensor_type for value in (*inner.value_info, *inner.output)}
-            GraphConverter(inner, self.rules, known, self.fresh, self).convert()
 
     def _as(self, name: str, kind: int) -> str:
         """The name under which a tensor is to be had in this type; a Cast or a rounded weight is added if needed."""
@@ -266,8 +224,9 @@ class GraphConverter:
 
     def _note_outputs(self, node: onnx.NodeProto, schema: Any) -> None:
         """Keep the type that each output has in the source: as inferred, or as the operator's own rules say."""
-        bound = {} if schema is None else self._bound(node, schema)
-        formal = [""] * len(node.output) if schema is None else _formal(schema.outputs, len(node.output))
+        bound, formal = dict[str, int](), [""] * len(node.output)
+        if schema is not None:
+            bound, formal = self._bound(node, schema), _formal(schema.outputs, len(node.output))
         for name, variable in zip(node.output, formal, strict=True):
             known = self.inferred[name].elem_type if name in self.inferred else 0
             if name:
@@ -286,8 +245,8 @@ class GraphConverter:
 
 def _schema(node: onnx.NodeProto, opset: int) -> Any:
     """The definition of an operator of ONNX's own; None for others, whose types nobody knows."""
-    domain = "" if node.domain in STANDARD else node.domain
-    return defs.get_schema(node.op_type, opset, "") if not domain and defs.has(node.op_type, opset, "") else None
+    known = node.domain in STANDARD and defs.has(node.op_type, opset, "")
+    return defs.get_schema(node.op_type, opset, "") if known else None
 
 
 def _formal(parameters: Any, number: int) -> list[str]:
@@ -304,8 +263,3 @@ def _own_kind(node: onnx.NodeProto) -> int:
         kinds = {item.name: _VALUE_KINDS.get(item.name, int(item.t.data_type)) for item in node.attribute}
         return next(iter(kinds.values()), FLOAT)
     return 0
-
-
-def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for item in node.attribute:
-        yield from (*([item.g] if item.HasField("g") else ()), *item.graphs)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from workbench.core.errors import first_line
 from workbench.core.packages import require_backend
 from workbench.core.process import serve
-from workbench.models.freezing import first_line
 
 
 def quantise(order: dict[str, Any]) -> None:

@@ -1,18 +1,23 @@
-"""From the values that a tensor takes to the largest magnitude that its 8 bits shall hold."""
+"""Watch the tensors inside a network while samples run through it, and choose what 8 bits shall hold of each."""
 
+import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
+from workbench.core.contract import check_feed
 from workbench.core.errors import InputError
 from workbench.onnx_graph.edit import constants, fixed_shape, inferred_values, light_copy, real_inputs
-from workbench.onnx_graph.file import read
-from workbench.onnx_graph.session import open_with_outputs
+from workbench.onnx_graph.file import check
+from workbench.onnx_graph.session import open_with_outputs, run_session
+from workbench.pictures.feeds import Feed
 
 METHODS = ("entropy", "percentile", "minmax")
 PERCENTILE = 99.99
@@ -26,7 +31,18 @@ BINS = 2048
 LEVELS = 128
 """Magnitudes of a signed 8-bit number, 0 included."""
 
+OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add")
+"""The operators whose inputs can be quantised."""
+
+BUDGET_BYTES = 1 << 30
+"""Size of the tensors that one run keeps at most; a network with more of them runs several times for each sample."""
+
+UNKNOWN_BYTES = 64 << 20
+
 _BLOCK = 1 << 18
+
+Array = NDArray[Any]
+Feeds = Iterable[Feed | tuple[str, Feed]]
 
 
 class Histogram:
@@ -68,11 +84,7 @@ class Histogram:
             self.counts += np.bincount(found, minlength=BINS)
 
     def threshold(self, method: str) -> float:
-        """The magnitude that shall become the largest 8-bit number; larger values are cut.
-
-        Args:
-            method: one of `METHODS`.
-        """
+        """The magnitude that shall become the largest 8-bit number; larger values are cut, as the method says."""
         if method == "minmax" or not self.largest:
             return self.largest
         choose = entropy_bins if method == "entropy" else percentile_bins
@@ -100,9 +112,6 @@ def entropy_bins(counts: NDArray[np.int64], stride: int = 4) -> int:
     For each cut the values beyond it move to the last bin that holds any; that distribution is compared by the
     Kullback-Leibler divergence with the one that is left when 128 levels stand for all bins.
 
-    Args:
-        counts: of magnitudes, in bins of equal width.
-        stride: bins from one cut that is tried to the next.
     Source:
         Migacz: 8-bit inference with TensorRT, GTC 2017. As in NVIDIA's pytorch-quantization, bin 0 counts as much as
         bin 1: after a ReLU it holds the exact zeros, which every scale represents.
@@ -132,15 +141,6 @@ def _divergence(kept: NDArray[np.float64], beyond: float) -> float:
     return float(np.sum(reference[used] * np.log(reference[used] / spread[used])))
 
 
-OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add")
-"""The operators whose inputs can be quantised."""
-
-BUDGET_BYTES = 1 << 30
-"""Size of the tensors that one run keeps at most; a network with more of them runs several times for each sample."""
-
-UNKNOWN_BYTES = 64 << 20
-
-
 def observable(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     """The float32 tensors that are no weights and that an operator of `OPERATORS` reads, in the order of the graph."""
     values, known = inferred_values(model), constants(model.graph)
@@ -153,63 +153,7 @@ def observable(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     }
 
 
-class TensorObserver:
-    """Runs samples and keeps, for each observable tensor, the largest magnitude or a histogram.
-
-    Args:
-        source: a checked `.onnx` file.
-        feed: one sample: its shapes stand for all when the memory is planned.
-        histograms: also keep histograms, which thresholds other than the largest value need.
-    Raises:
-        InputError: nothing in the network can be quantised.
-        ModelError: ONNX Runtime does not open the network.
-    """
-
-    def __init__(self, source: str | os.PathLike[str], feed: Mapping[str, np.ndarray], *, histograms: bool) -> None:
-        model = read(source)
-        tensors = observable(sized(model, feed))
-        if not tensors:
-            raise InputError(
-                f"got {Path(source).name}, in which no {', '.join(OPERATORS)} reads a float32 tensor: there is nothing "
-                "to quantise; give the float32 network"
-            )
-        self._fed = {value.name for value in real_inputs(model.graph)}
-        groups = list(tensor_groups({name: value for name, value in tensors.items() if name not in self._fed}))
-        self._sessions = [(names, open_with_outputs(model, Path(source), names)) for names in groups]
-        self._given = [name for name in tensors if name in self._fed]
-        self._histograms = {name: Histogram() for name in tensors} if histograms else {}
-        self._largest = dict.fromkeys(tensors, 0.0)
-
-    def add(self, sample: str, feed: Mapping[str, np.ndarray]) -> None:
-        """Run one sample.
-
-        Raises:
-            InputError: a tensor inside the network is NaN or infinite.
-        """
-        for name in self._given:
-            self._observe(sample, name, feed[name])
-        for names, session in self._sessions:
-            for name, values in zip(names, session.run(names, dict(feed)), strict=True):
-                self._observe(sample, name, values)
-
-    def largest(self) -> dict[str, float]:
-        """The largest magnitude of each tensor."""
-        return dict(self._largest)
-
-    def thresholds(self, method: str) -> dict[str, float]:
-        """See `Histogram.threshold`."""
-        return {name: kept.threshold(method) for name, kept in self._histograms.items()} or self.largest()
-
-    def _observe(self, sample: str, name: str, values: np.ndarray) -> None:
-        largest = largest_magnitude(values)
-        if not math.isfinite(largest):
-            raise InputError(f"got NaN or infinity in the tensor {name} on {sample}; mend the network or the sample")
-        self._largest[name] = max(self._largest[name], largest)
-        if self._histograms:
-            self._histograms[name].add(values)
-
-
-def sized(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+def sized(model: onnx.ModelProto, feed: Feed) -> onnx.ModelProto:
     """A copy without large weights whose inputs have the feed's shapes, so that the sizes of tensors are known."""
     light = light_copy(model)
     for value in real_inputs(light.graph):
@@ -231,3 +175,51 @@ def tensor_groups(tensors: Mapping[str, onnx.TypeProto.Tensor]) -> Iterator[list
         group, used = [*group, name], used + size
     if group:
         yield group
+
+
+class Tap:
+    """The tensors of a network as outputs, those it is fed too, fetched in as many runs as the budget asks for.
+
+    The model need not hold its external data; `source` is its file. Types and shapes of the tensors may be unknown.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, source: Path, tensors: Mapping[str, onnx.TypeProto.Tensor], optimise: str = "all"
+    ) -> None:
+        fed = {value.name for value in real_inputs(model.graph)}
+        self._given = [name for name in tensors if name in fed]
+        inner = {name: value for name, value in tensors.items() if name not in fed}
+        self._sessions = [open_with_outputs(model, source, names, optimise) for names in tensor_groups(inner)]
+
+    def fetch(self, feed: Feed) -> Iterator[tuple[str, Any]]:
+        """Run the network on one feed; yields each tensor under its name."""
+        yield from ((name, feed[name]) for name in self._given)
+        for session in self._sessions:
+            yield from run_session(session, feed).items()
+
+
+def checked_feeds(
+    source: str | os.PathLike[str],
+    feeds: Feeds,
+    title: str,
+    *,
+    limit: int | None = None,
+    empty: str = "got no feeds, expected one at least; give samples, such as make_feeds(specs) yields",
+    progress: bool = True,
+) -> Iterator[tuple[str, Feed]]:
+    """Take named samples under a bar, one at a time; refuse one that the network does not take, and none at all."""
+    if isinstance(feeds, Mapping | str | os.PathLike):
+        raise InputError(
+            f"got a {type(feeds).__name__} as the samples, expected several feeds; pass make_feeds(specs, folder) of "
+            "workbench.pictures.feeds, or a list of dicts"
+        )
+    specs, total = {spec.name: spec for spec in check(source).inputs}, len(feeds) if isinstance(feeds, Sized) else None
+    number = total if limit is None or total is None else min(limit, total)
+    bar = tqdm(itertools.islice(feeds, limit), title, number, unit="sample", leave=False, disable=not progress)
+    place = -1
+    for place, item in enumerate(bar):
+        name, feed = item if isinstance(item, tuple) else (f"sample {place}", item)
+        check_feed(specs, feed)
+        yield name, feed
+    if place < 0:
+        raise InputError(empty)

@@ -1,167 +1,30 @@
-"""The Q/DQ pairs themselves: where a quantiser puts them, which numbers they hold, how weights are stored."""
+"""Quantise a network to 8 bits: which nodes, where Q/DQ pairs go, which numbers they hold, how weights are stored."""
 
 import importlib.util
-import math
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.version_converter
 from onnx import TensorProto, numpy_helper
 
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError
-from workbench.core.files import atomic_path
 from workbench.core.packages import require_backend
-from workbench.core.process import Child
-from workbench.onnx_graph.edit import LARGEST_FILE, STANDARD, attribute, graphs, namer, remove_nodes, tidy
-from workbench.onnx_graph.file import check
+from workbench.core.process import Child, temporary_folder
+from workbench.onnx_graph.edit import all_nodes, attribute, inner_graphs, name_nodes, remove_nodes, weight_bytes
+from workbench.onnx_graph.file import check, write
 from workbench.pictures.feeds import random_array
 from workbench.precision.calibration import LARGEST, Calibration
+from workbench.precision.half import raise_opset, stored
+from workbench.precision.observing import OPERATORS
 from workbench.precision.spec import PrecisionReport
 
 MODELOPT_CHILD = "workbench.precision.modelopt_child"
 
 TYPES = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
-
-
-def insert_pairs(
-    model: onnx.ModelProto, thresholds: Mapping[str, float], nodes: Sequence[str], operators: Sequence[str]
-) -> onnx.ModelProto:
-    """Let ONNX Runtime's quantiser put int8 pairs before the nodes, and before their weights, which stay float32.
-
-    Outputs get no pair of their own: what follows (bias, ReLU, addition) then stays fused with the node.
-
-    Args:
-        model: a float32 network.
-        thresholds: the magnitude that becomes 127, by tensor.
-        nodes: which to quantise, by name.
-        operators: their operators.
-    Returns:
-        Another network.
-    """
-    quantization = require_backend("onnxruntime.quantization", "dev")
-    calibrate = require_backend("onnxruntime.quantization.calibrate", "dev")
-    quantizers = require_backend("onnxruntime.quantization.qdq_quantizer", "dev")
-    ranges = {
-        name: calibrate.TensorData(lowest=np.float32(-end), highest=np.float32(end)) for name, end in thresholds.items()
-    }
-    quantizer = quantizers.QDQQuantizer(
-        model,
-        per_channel=True,
-        reduce_range=False,
-        weight_qType=quantization.QuantType.QInt8,
-        activation_qType=quantization.QuantType.QInt8,
-        tensors_range=calibrate.TensorsData(quantization.CalibrationMethod.MinMax, ranges),
-        nodes_to_quantize=list(nodes),
-        nodes_to_exclude=[],
-        op_types_to_quantize=list(operators),
-        extra_options={
-            "ActivationSymmetric": True,
-            "WeightSymmetric": True,
-            "QuantizeBias": False,
-            "AddQDQPairToWeight": True,
-            "OpTypesToExcludeOutputQuantization": list(operators),
-        },
-    )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    result = quantizer.model.model
-    del result.metadata_props[:]
-    result.metadata_props.extend(model.metadata_props)
-    return result
-
-
-def store(model: onnx.ModelProto, precision: str) -> None:
-    """Store each weight in 8 bits, so that only its DequantizeLinear stays, in place; pairs of int8 become float8."""
-    graph = model.graph
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
-    if precision == "fp8":
-        for scale, zero in {(node.input[1], node.input[2]) for node in quantizers}:
-            _to_float8(tensors[scale], tensors[zero])
-    weights = [node for node in quantizers if node.input[0] in tensors]
-    for node in weights:
-        graph.initializer.append(_stored(node, tensors))
-    remove_nodes(graph, weights)
-    tidy(model)
-
-
-def insert_by_modelopt(
-    model: onnx.ModelProto, thresholds: Mapping[str, float], nodes: Sequence[str], precision: str
-) -> onnx.ModelProto:
-    """Let NVIDIA's Model Optimizer place the pairs, in a child process, and write our scales into them.
-
-    Args:
-        model: a float32 network.
-        thresholds: the magnitude that becomes the largest 8-bit number, by tensor.
-        nodes: which it may quantise, by name.
-        precision: `"int8"` or `"fp8"`.
-    Returns:
-        Another network, weights stored in 8 bits.
-    Raises:
-        BackendUnavailableError: nvidia-modelopt is not installed.
-        ExportError: it failed.
-    """
-    if importlib.util.find_spec("modelopt") is None:  # its import takes seconds; the child has it
-        raise BackendUnavailableError(
-            "modelopt is not installed; in the project's folder run: pip install -e '.[modelopt]'"
-        )
-    random = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder, Child(MODELOPT_CHILD) as child:
-        source, result, data = (Path(folder) / name for name in ("model.onnx", "quantised.onnx", "data.npz"))
-        onnx.save(model, source)
-        # it insists on data to calibrate with; its scales are replaced by ours
-        np.savez(data, allow_pickle=False, **{spec.name: random_array(spec, random) for spec in check(source).inputs})
-        paths = {"onnx": str(source), "data": str(data), "result": str(result)}
-        child.run({**paths, "precision": precision, "nodes": list(nodes)})
-        quantised = onnx.load(result)
-    _write_scales(quantised, thresholds, precision)
-    return quantised
-
-
-def _write_scales(model: onnx.ModelProto, thresholds: Mapping[str, float], precision: str) -> None:
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type != "QuantizeLinear" or node.input[0] in tensors:
-            continue
-        if node.input[0] not in thresholds:
-            raise ModelError(
-                f"nvidia-modelopt quantised {node.input[0]}, which has no scale; use backend='onnxruntime'"
-            )
-        scale = tensors[node.input[1]]
-        value = np.full(tuple(scale.dims), thresholds[node.input[0]] / LARGEST[precision], np.float32)
-        scale.CopyFrom(numpy_helper.from_array(value, scale.name))
-
-
-def _to_float8(scale: onnx.TensorProto, zero: onnx.TensorProto) -> None:
-    """Turn an int8 scale and its zero point into those of float8, in place."""
-    array = numpy_helper.to_array(scale) * np.float32(LARGEST["int8"] / LARGEST["fp8"])
-    scale.CopyFrom(numpy_helper.from_array(array, scale.name))
-    data = bytes(array.size)  # float8's 0 is a byte of zeros
-    zero.CopyFrom(onnx.TensorProto(name=zero.name, dims=zero.dims, data_type=TYPES["fp8"], raw_data=data))
-
-
-def _stored(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -> onnx.TensorProto:
-    """Compute what a QuantizeLinear makes of a weight, under the name of its output."""
-    weight, scale = (numpy_helper.to_array(tensors[name]) for name in node.input[:2])
-    kind = tensors[node.input[2]].data_type
-    shape = [1] * weight.ndim
-    if scale.ndim:
-        shape[attribute(node, "axis", 1)] = scale.size
-    steps = weight / scale.reshape(shape)
-    precision = "int8" if kind == TYPES["int8"] else "fp8"
-    steps = np.rint(steps) if precision == "int8" else steps
-    numbers = np.clip(steps, -LARGEST[precision], LARGEST[precision])
-    data = numbers.astype(onnx.helper.tensor_dtype_to_np_dtype(kind)).tobytes()
-    return onnx.TensorProto(name=node.output[0], dims=weight.shape, data_type=kind, raw_data=data)
-
-
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-OPERATORS = (*WEIGHTED, "Add")
+WEIGHTED = OPERATORS[:4]
 DEFAULTS = {"int8": WEIGHTED, "fp8": ("Conv", "Gemm", "MatMul")}
 """What is quantised where nothing else is asked for: the operators that take nearly all of the time. NVIDIA's Model
 Optimizer quantises no ConvTranspose to float8 either."""
@@ -203,9 +66,9 @@ def quantize_int8(
     Raises:
         InputError: a calibration of another network, an unknown operator or node, a network that is quantised
             already or not float32, or nothing to quantise.
-        ModelError: not a valid ONNX file, or a result of more than 2 GB.
+        ModelError: not a valid ONNX file.
         BackendUnavailableError: modelopt is not installed.
-        ExportError: modelopt failed.
+        ExportError: modelopt failed, an opset that cannot be raised, or a result of more than 2 GB.
         OutputError: `out` cannot be written.
     """
     return _quantize(source, out, calibration, "int8", operators, exclude, backend)
@@ -248,7 +111,8 @@ def _quantize(
     network = onnx.load(str(source))
     _refuse(network, Path(source))
     calibration.check(source)
-    before, network = _weights_bytes(network), _upgraded(network, precision)
+    before, network = weight_bytes(stored(network)), raise_opset(source, network, OPSETS[precision], precision)
+    network.ir_version = max(network.ir_version, IR_VERSIONS[precision])
     thresholds = calibration.thresholds if precision == "int8" else calibration.largest
     nodes, kept = _choose(network, thresholds, operators, exclude)
     if not nodes:
@@ -259,29 +123,29 @@ def _quantize(
     else:
         result = insert_pairs(network, thresholds, nodes, operators)
         store(result, precision)
-    left_out = _left_out(result, nodes)
+    pairs = {name for node in result.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    left_out = [node for node in result.graph.node if node.name in nodes and not pairs & set(node.input)]
     if len(left_out) == len(nodes):
         raise ModelError(
             f"{backend} put no Q/DQ pair into {Path(source).name}; leave it in float16 or use another backend"
         )
-    _save(result, out)
+    write(result, out)
     kept += [(node.name, node.op_type, f"left out by {backend}") for node in left_out]
-    sizes = before, _weights_bytes(result)
+    sizes = before, weight_bytes(stored(result))
     return PrecisionReport(precision, len(nodes) - len(left_out), tuple(kept), count_pairs(result), *sizes)
 
 
 def _check_arguments(operators: Sequence[str] | None, backend: str) -> None:
     if isinstance(operators, str):
         raise InputError(f"got operators={operators!r}, expected a list such as [{operators!r}]")
-    for name in operators or ():
-        if name not in OPERATORS:
-            raise InputError(f"got the operator {name!r}, expected some of {', '.join(OPERATORS)}")
+    if unknown := [name for name in operators or () if name not in OPERATORS]:
+        raise InputError(f"got the operator {unknown[0]!r}, expected some of {', '.join(OPERATORS)}")
     if backend not in BACKENDS:
         raise InputError(f"got backend={backend!r}, expected one of {', '.join(BACKENDS)}")
 
 
 def _refuse(network: onnx.ModelProto, source: Path) -> None:
-    kinds = {node.op_type for graph in graphs(network.graph) for node in graph.node} & set(QUANTISED)
+    kinds = {node.op_type for node in all_nodes(network.graph)} & set(QUANTISED)
     if kinds:
         raise InputError(f"{source.name} is quantised already ({', '.join(sorted(kinds))}); give the float32 network")
     types = Counter(tensor.data_type for tensor in network.graph.initializer)
@@ -290,27 +154,11 @@ def _refuse(network: onnx.ModelProto, source: Path) -> None:
         raise InputError(f"{source.name} is in half precision already; give the float32 network it was made from")
 
 
-def _upgraded(network: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    """Bring an older network to the opset that knows the precision."""
-    opset = next(item.version for item in network.opset_import if item.domain in STANDARD)
-    wanted = OPSETS[precision]
-    if opset < wanted:
-        try:
-            network = onnx.version_converter.convert_version(network, wanted)
-        except Exception as error:  # the converter's own exceptions share no public base
-            reason = str(error).splitlines()[0]
-            raise ModelError(
-                f"{precision} needs opset {wanted}, got {opset}: {reason}; export with {wanted}"
-            ) from error
-    network.ir_version = max(network.ir_version, IR_VERSIONS[precision])
-    return network
-
-
 def _choose(
     network: onnx.ModelProto, thresholds: dict[str, float], operators: Sequence[str], exclude: Collection[str]
 ) -> tuple[list[str], Kept]:
     """Split the nodes of the operators into what is quantised and what is kept."""
-    _name_nodes(network)
+    name_nodes(network)  # the quantisers choose nodes by name
     weights = {tensor.name for tensor in network.graph.initializer}
     nodes, kept, unknown = [], [], set(exclude)
     for node in network.graph.node:
@@ -328,16 +176,9 @@ def _choose(
             f"got {min(unknown)!r} to exclude, expected the name of a node or an operator; `inspect` of "
             "onnx_graph lists them"
         )
-    inner = [node for graph in list(graphs(network.graph))[1:] for node in graph.node if node.op_type in operators]
+    bodies = (body for node in network.graph.node for body in inner_graphs(node))
+    inner = [node for body in bodies for node in all_nodes(body) if node.op_type in operators]
     return nodes, kept + [(node.name or node.output[0], node.op_type, "inside a branch or a loop") for node in inner]
-
-
-def _name_nodes(network: onnx.ModelProto) -> None:
-    """Name each node without a name after what it writes: the quantisers choose nodes by name."""
-    taken, fresh = {node.name for node in network.graph.node}, namer(network)
-    for node in network.graph.node:
-        if not node.name:
-            node.name = fresh(node.output[0]) if node.output[0] in taken else node.output[0]
 
 
 def _obstacle(node: onnx.NodeProto, thresholds: dict[str, float], weights: Collection[str]) -> str:
@@ -354,22 +195,111 @@ def _obstacle(node: onnx.NodeProto, thresholds: dict[str, float], weights: Colle
     return ""
 
 
-def _left_out(network: onnx.ModelProto, nodes: Collection[str]) -> list[onnx.NodeProto]:
-    """Which of the nodes read nothing from a DequantizeLinear."""
-    pairs = {name for node in network.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    return [node for node in network.graph.node if node.name in nodes and not pairs & set(node.input)]
+def insert_pairs(
+    model: onnx.ModelProto, thresholds: Mapping[str, float], nodes: Sequence[str], operators: Sequence[str]
+) -> onnx.ModelProto:
+    """Let ONNX Runtime's quantiser put int8 pairs before the nodes, and before their weights, which stay float32.
+
+    `thresholds` are the magnitudes that become 127. Outputs get no pair of their own: what follows (bias, ReLU,
+    addition) then stays fused with the node.
+    """
+    quantization = require_backend("onnxruntime.quantization", "dev")
+    calibrate = require_backend("onnxruntime.quantization.calibrate", "dev")
+    quantizers = require_backend("onnxruntime.quantization.qdq_quantizer", "dev")
+    ends = {name: np.float32(end) for name, end in thresholds.items()}
+    ranges = {name: calibrate.TensorData(lowest=-end, highest=end) for name, end in ends.items()}
+    quantizer = quantizers.QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=quantization.QuantType.QInt8,
+        activation_qType=quantization.QuantType.QInt8,
+        tensors_range=calibrate.TensorsData(quantization.CalibrationMethod.MinMax, ranges),
+        nodes_to_quantize=list(nodes),
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(operators),
+        extra_options={
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "AddQDQPairToWeight": True,
+            "OpTypesToExcludeOutputQuantization": list(operators),
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    result = quantizer.model.model
+    del result.metadata_props[:]
+    result.metadata_props.extend(model.metadata_props)
+    return result
 
 
-def _weights_bytes(network: onnx.ModelProto) -> int:
-    sizes = {
-        kind: onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize for kind in TensorProto.DataType.values() if kind
-    }
-    return sum(math.prod(tensor.dims) * sizes[tensor.data_type] for tensor in network.graph.initializer)
+def store(model: onnx.ModelProto, precision: str) -> None:
+    """Store each weight in 8 bits, so that only its DequantizeLinear stays, in place; pairs of int8 become float8."""
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    if precision == "fp8":
+        for scale, zero in {(node.input[1], node.input[2]) for node in quantizers}:
+            _to_float8(tensors[scale], tensors[zero])
+    weights = [node for node in quantizers if node.input[0] in tensors]
+    for node in weights:
+        graph.initializer.append(_stored(node, tensors))
+    remove_nodes(model, weights)
 
 
-def _save(network: onnx.ModelProto, out: PathLike) -> None:
-    if network.ByteSize() > LARGEST_FILE:
-        raise ModelError(f"the quantised network has {network.ByteSize() / 1e9:.1f} GB, more than an ONNX file holds")
-    with atomic_path(out) as temporary:
-        onnx.save(network, temporary)
-        check(temporary)
+def insert_by_modelopt(
+    model: onnx.ModelProto, thresholds: Mapping[str, float], nodes: Sequence[str], precision: str
+) -> onnx.ModelProto:
+    """Let NVIDIA's Model Optimizer place the pairs, in a child process, and write our scales into them."""
+    if importlib.util.find_spec("modelopt") is None:  # its import takes seconds; the child has it
+        raise BackendUnavailableError(
+            "modelopt is not installed; in the project's folder run: pip install -e '.[modelopt]'"
+        )
+    random = np.random.default_rng(0)
+    with temporary_folder() as folder, Child(MODELOPT_CHILD) as child:
+        source, result, data = (folder / name for name in ("model.onnx", "quantised.onnx", "data.npz"))
+        onnx.save(model, source)
+        # it insists on data to calibrate with; its scales are replaced by ours
+        np.savez(data, allow_pickle=False, **{spec.name: random_array(spec, random) for spec in check(source).inputs})
+        paths = {"onnx": str(source), "data": str(data), "result": str(result)}
+        child.run({**paths, "precision": precision, "nodes": list(nodes)})
+        quantised = onnx.load(result)
+    _write_scales(quantised, thresholds, precision)
+    return quantised
+
+
+def _write_scales(model: onnx.ModelProto, thresholds: Mapping[str, float], precision: str) -> None:
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "QuantizeLinear" or node.input[0] in tensors:
+            continue
+        if node.input[0] not in thresholds:
+            raise ModelError(
+                f"nvidia-modelopt quantised {node.input[0]}, which has no scale; use backend='onnxruntime'"
+            )
+        scale = tensors[node.input[1]]
+        value = np.full(tuple(scale.dims), thresholds[node.input[0]] / LARGEST[precision], np.float32)
+        scale.CopyFrom(numpy_helper.from_array(value, scale.name))
+
+
+def _to_float8(scale: onnx.TensorProto, zero: onnx.TensorProto) -> None:
+    """Turn an int8 scale and its zero point into those of float8, in place."""
+    array = numpy_helper.to_array(scale) * np.float32(LARGEST["int8"] / LARGEST["fp8"])
+    scale.CopyFrom(numpy_helper.from_array(array, scale.name))
+    data = bytes(array.size)  # float8's 0 is a byte of zeros
+    zero.CopyFrom(onnx.TensorProto(name=zero.name, dims=zero.dims, data_type=TYPES["fp8"], raw_data=data))
+
+
+def _stored(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -> onnx.TensorProto:
+    """Compute what a QuantizeLinear makes of a weight, under the name of its output."""
+    weight, scale = (numpy_helper.to_array(tensors[name]) for name in node.input[:2])
+    kind, shape = tensors[node.input[2]].data_type, [1] * weight.ndim
+    if scale.ndim:
+        shape[attribute(node, "axis", 1)] = scale.size
+    steps, largest = weight / scale.reshape(shape), LARGEST["fp8"]
+    if kind == TYPES["int8"]:
+        steps, largest = np.rint(steps), LARGEST["int8"]
+    numbers = np.clip(steps, -largest, largest)
+    data = numbers.astype(onnx.helper.tensor_dtype_to_np_dtype(kind)).tobytes()
+    return onnx.TensorProto(name=node.output[0], dims=weight.shape, data_type=kind, raw_data=data)

@@ -1,10 +1,8 @@
 """Measure which numbers the tensors of a network hold, and which of them 16 or 8 bits cannot hold."""
 
-import html
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -12,17 +10,14 @@ from typing import Any, Self
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from workbench.core.contract import check_feed
 from workbench.core.errors import InputError
-from workbench.core.report import Cells, count, html_table, text_table
+from workbench.core.report import Report, Table, count
 from workbench.onnx_graph.edit import inferred_values, producers, reads, real_inputs
-from workbench.onnx_graph.file import check, read, take_digest
-from workbench.onnx_graph.session import open_with_outputs
+from workbench.onnx_graph.file import read, take_digest
 from workbench.pictures.feeds import Feed
-from workbench.precision.half_graph import BFLOAT16, FLOAT16
-from workbench.precision.observing import sized, tensor_groups
+from workbench.precision.half_graph import BFLOAT16, FLOAT16, SHAPES
+from workbench.precision.observing import Feeds, Tap, checked_feeds, sized
 
 FORMATS = {half.name: half.largest for half in (FLOAT16, BFLOAT16)}
 """The largest finite number of each half float."""
@@ -38,8 +33,6 @@ HEADINGS = ("tensor", "operator", "smallest", "largest", "median magnitude", "0 
 
 _BINS, _MANTISSA_BITS = 2048, 3
 _BLOCK = 1 << 20
-
-Feeds = Iterable[Feed | tuple[str, Feed]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,7 @@ class TensorRange:
 
 
 @dataclass(frozen=True)
-class Ranges:
+class Ranges(Report):
     """What `measure_ranges` found.
 
     Attributes:
@@ -118,10 +111,6 @@ class Ranges:
                 f"{network[:12]}; measure this network: measure_ranges({Path(source).name!r}, feeds)"
             )
 
-    def to_json(self) -> str:
-        """Return everything as JSON text."""
-        return json.dumps(asdict(self), indent=1) + "\n"
-
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote.
@@ -151,18 +140,9 @@ class Ranges:
             f"({first.operator or 'input'}) with {first.absmax:,.0f}; float16 ends at 65,504."
         )
 
-    def to_text(self) -> str:
-        """Write the verdict and the tensors with the largest values."""
-        return "\n".join([self.verdict, "", *text_table(HEADINGS, self._rows())]) + "\n"
-
-    def _repr_html_(self) -> str:
-        return (
-            f'<div style="color:inherit"><b>{html.escape(self.verdict)}</b>{html_table(HEADINGS, self._rows())}</div>'
-        )
-
-    def _rows(self) -> list[Cells]:
+    def _tables(self) -> list[Table]:
         largest = sorted(self.tensors, key=lambda entry: -entry.absmax)[:SHOWN]
-        return [
+        rows = [
             (
                 entry.name,
                 entry.operator or "input",
@@ -175,6 +155,10 @@ class Ranges:
             )
             for entry in largest
         ]
+        return [Table(HEADINGS, rows)]
+
+    def _content(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def measure_ranges(source: str | os.PathLike[str], feeds: Feeds, *, progress: bool = True) -> Ranges:
@@ -194,18 +178,30 @@ def measure_ranges(source: str | os.PathLike[str], feeds: Feeds, *, progress: bo
         InputError: no feeds, or a network without float32 tensors.
         FeedError: a feed that the network does not take.
     """
-    specs = {spec.name: spec for spec in check(source).inputs}
-    model, observer = read(source), None
-    samples = 0
-    for item in tqdm(feeds, "measure ranges", unit="sample", leave=False, disable=not progress):
-        feed = item[1] if isinstance(item, tuple) else item
-        check_feed(specs, feed)
-        observer = observer or _Observer(Path(source), model, feed)
-        observer.add(feed)
+    model, tap, samples, counts = read(source), None, 0, dict[str, _Counts]()
+    for _, feed in checked_feeds(source, feeds, "measure ranges", progress=progress):
+        tap = tap or Tap(model, Path(source), _float_tensors(model, feed))
+        for name, values in tap.fetch(feed):
+            if isinstance(values, np.ndarray) and values.dtype == np.float32:
+                counts.setdefault(name, _Counts()).add(values)
         samples += 1
-    if observer is None:
-        raise InputError("got no feeds, expected one at least; give samples, such as make_feeds(specs) yields")
-    return Ranges(take_digest(Path(source)), samples, tuple(observer.ranges(producers(model.graph))))
+    seen = {name: kept for name, kept in counts.items() if kept.bins.any() or kept.not_finite}
+    if not seen:
+        raise InputError("got a network without float32 tensors, expected one that computes in float32")
+    writers = producers(model.graph)
+    tensors = tuple(kept.to_range(name, writers.get(name)) for name, kept in seen.items())
+    return Ranges(take_digest(Path(source)), samples, tensors)
+
+
+def _float_tensors(model: onnx.ModelProto, feed: Feed) -> dict[str, onnx.TypeProto.Tensor]:
+    """The tensors that depend on what is fed and may be float32, inputs first."""
+    found, values = dict.fromkeys(value.name for value in real_inputs(model.graph)), inferred_values(sized(model, feed))
+    for node in model.graph.node:
+        if node.op_type not in SHAPES and not found.keys().isdisjoint(reads(node)):
+            found.update(dict.fromkeys(filter(None, node.output)))
+    tensors = {name: values.get(name, onnx.TypeProto.Tensor()) for name in found}
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED)
+    return {name: value for name, value in tensors.items() if value.elem_type in kinds}
 
 
 class _Counts:
@@ -251,50 +247,6 @@ class _Counts:
             beyond=float(self.beyond / max(total, 1)),
             not_finite=self.not_finite,
         )
-
-
-class _Observer:
-    """The network with its inner tensors as outputs, and what was counted of each."""
-
-    def __init__(self, source: Path, model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]) -> None:
-        values = inferred_values(sized(model, feed))
-        fed = {value.name for value in real_inputs(model.graph)}
-        names = [name for name in _depending(model.graph, fed) if _may_be_float(values.get(name))]
-        self._counts = {name: _Counts() for name in names}
-        inner = {name: values.get(name) or onnx.TypeProto.Tensor() for name in names if name not in fed}
-        self._sessions = [(group, open_with_outputs(model, source, group)) for group in tensor_groups(inner)]
-        self._given = [name for name in names if name in fed]
-
-    def add(self, feed: Mapping[str, NDArray[Any]]) -> None:
-        for name in self._given:
-            self._count(name, feed[name])
-        for names, session in self._sessions:
-            for name, values in zip(names, session.run(names, dict(feed)), strict=True):
-                self._count(name, values)
-
-    def ranges(self, writers: Mapping[str, onnx.NodeProto]) -> Iterator[TensorRange]:
-        seen = {name: kept for name, kept in self._counts.items() if kept.bins.any() or kept.not_finite}
-        if not seen:
-            raise InputError("got a network without float32 tensors, expected one that computes in float32")
-        yield from (kept.to_range(name, writers.get(name)) for name, kept in seen.items())
-
-    def _count(self, name: str, values: Any) -> None:
-        if isinstance(values, np.ndarray) and values.dtype == np.float32:
-            self._counts[name].add(values)
-
-
-def _depending(graph: onnx.GraphProto, fed: set[str]) -> Iterator[str]:
-    """The tensors whose values depend on what is fed, inputs first."""
-    found = set(fed)
-    yield from fed
-    for node in graph.node:
-        if node.op_type not in ("Shape", "Size") and not found.isdisjoint(reads(node)):
-            found.update(filter(None, node.output))
-            yield from filter(None, node.output)
-
-
-def _may_be_float(value: onnx.TypeProto.Tensor | None) -> bool:
-    return value is None or value.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED)
 
 
 def _bin(magnitude: float) -> int:

@@ -1,11 +1,10 @@
 """Round one layer of a network at a time, and see how much of the error of the answers comes from each."""
 
-import html
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,18 +12,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tqdm.auto import tqdm
 
-from workbench.core.contract import check_feed
-from workbench.core.errors import InputError, ModelError
-from workbench.core.report import Cells, html_table, text_table
-from workbench.onnx_graph.edit import LARGEST_FILE, attribute, constants, namer
-from workbench.onnx_graph.file import check
-from workbench.onnx_graph.session import open_session
+from workbench.core.errors import InputError
+from workbench.core.report import Report, Table
+from workbench.onnx_graph.edit import attribute, constants, copy_of, namer
+from workbench.onnx_graph.session import open_session, run_session
 from workbench.pictures.feeds import Feed
-from workbench.precision.half_graph import BFLOAT16, FLOAT16
+from workbench.precision.calibration import Calibration
+from workbench.precision.half_graph import HALVES
+from workbench.precision.observing import Feeds, checked_feeds
 from workbench.precision.ranges import measure_ranges
-
-if TYPE_CHECKING:
-    from workbench.precision.calibration import Calibration
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators that hold nearly all the weights and the work."""
@@ -34,7 +30,7 @@ INT8_LARGEST = 127
 HEADINGS = ("layer", "operator", "error of the answers, this layer alone rounded")
 
 Array = NDArray[Any]
-_HALVES = {half.precision: half for half in (FLOAT16, BFLOAT16)}
+_HALVES = {half.precision: half for half in HALVES.values()}
 
 
 @dataclass(frozen=True)
@@ -44,17 +40,17 @@ class LayerSensitivity:
     Attributes:
         node: name of the node, or of what it writes where it has none.
         operator: such as `"Conv"`.
-        error: root of the summed squared differences of all outputs, as a share of the reference's; infinite where
-            an answer is not finite.
+        relative_l2: root of the summed squared differences of all outputs, as a share of the reference's; infinite
+            where an answer is not finite.
     """
 
     node: str
     operator: str
-    error: float
+    relative_l2: float
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Report):
     """The error that each layer causes alone.
 
     Attributes:
@@ -76,28 +72,23 @@ class Sensitivity:
         >>> Sensitivity("int8", 1, layers).total_error(), Sensitivity("int8", 1, layers).total_error(["b"])
         (0.05, 0.03)
         """
-        return math.hypot(*(layer.error for layer in self.layers if layer.node not in keep))
+        return math.hypot(*(layer.relative_l2 for layer in self.layers if layer.node not in keep))
 
     @property
     def verdict(self) -> str:
         """One sentence."""
-        worst, total = max(self.layers, key=lambda layer: layer.error), share_text(self.total_error())
+        worst, total = max(self.layers, key=lambda layer: layer.relative_l2), share_text(self.total_error())
         return (
             f"{self.precision}: rounding all {len(self.layers)} layers should cost {total} of the answers; the most "
-            f"sensitive is {worst.node} ({worst.operator}) with {share_text(worst.error)} alone."
+            f"sensitive is {worst.node} ({worst.operator}) with {share_text(worst.relative_l2)} alone."
         )
 
-    def to_text(self) -> str:
-        """Write the verdict and every layer, the most sensitive first."""
-        return "\n".join([self.verdict, "", *text_table(HEADINGS, self._rows())]) + "\n"
+    def _tables(self) -> list[Table]:
+        worst_first = sorted(self.layers, key=lambda layer: -layer.relative_l2)
+        return [Table(HEADINGS, [(layer.node, layer.operator, share_text(layer.relative_l2)) for layer in worst_first])]
 
-    def _repr_html_(self) -> str:
-        table = html_table(HEADINGS, self._rows()[:12])
-        return f'<div style="color:inherit"><b>{html.escape(self.verdict)}</b>{table}</div>'
-
-    def _rows(self) -> list[Cells]:
-        worst_first = sorted(self.layers, key=lambda layer: -layer.error)
-        return [(layer.node, layer.operator, share_text(layer.error)) for layer in worst_first]
+    def _content(self) -> dict[str, Any]:
+        return asdict(self) | {"total_relative_l2": self.total_error()}
 
 
 def share_text(error: float) -> str:
@@ -111,11 +102,11 @@ def share_text(error: float) -> str:
 
 def sensitivity(
     source: str | os.PathLike[str],
-    feeds: Iterable[Feed | tuple[str, Feed]],
+    feeds: Feeds,
     precision: str = "int8",
     *,
     operators: Collection[str] = OPERATORS,
-    calibration: "Calibration | None" = None,
+    calibration: Calibration | None = None,
     progress: bool = True,
 ) -> Sensitivity:
     """Round what one layer reads, its weights too, and compare the answers; then the next layer.
@@ -135,17 +126,18 @@ def sensitivity(
     Raises:
         InputError: no feeds, an unknown precision, no such layers, or a calibration of another network.
         FeedError: a feed that the network does not take.
-        ModelError: not a valid ONNX model, one of more than 2 GB, or one that ONNX Runtime does not run.
+        ModelError: not a valid ONNX model, or one that ONNX Runtime does not run.
+        ExportError: a network of more than 2 GB.
     """
     if precision not in PRECISIONS:
         raise InputError(f"got precision={precision!r}, expected one of {', '.join(PRECISIONS)}")
-    specs = {spec.name: spec for spec in check(source).inputs}
-    samples = [item[1] if isinstance(item, tuple) else item for item in feeds]
-    for feed in samples:
-        check_feed(specs, feed)
-    if not samples:
-        raise InputError("got no feeds, expected one at least; give samples, such as make_feeds(specs) yields")
-    peaks = _peaks(source, samples, calibration) if precision == "int8" else {}
+    samples = [feed for _, feed in checked_feeds(source, feeds, "read samples", progress=False)]
+    peaks: dict[str, float] = {}
+    if precision == "int8" and calibration is not None:
+        calibration.check(source)
+        peaks = calibration.thresholds
+    elif precision == "int8":
+        peaks = {entry.name: entry.absmax for entry in measure_ranges(source, samples, progress=False).tensors}
     model = onnx.load(os.fspath(source))
     reference, layers = _answers(model, samples), []
     for index in tqdm(_chosen(model, operators), f"round to {precision}", leave=False, disable=not progress):
@@ -169,7 +161,7 @@ def layers_to_keep(measured: Sensitivity, target_error: float) -> tuple[str, ...
     if not target_error > 0:
         raise InputError(f"got target_error={target_error}, expected a positive share such as 0.01")
     kept: list[str] = []
-    for layer in sorted(measured.layers, key=lambda layer: -layer.error):
+    for layer in sorted(measured.layers, key=lambda layer: -layer.relative_l2):
         if measured.total_error(kept) <= target_error:
             break
         kept.append(layer.node)
@@ -179,9 +171,7 @@ def layers_to_keep(measured: Sensitivity, target_error: float) -> tuple[str, ...
 def round_to_int8(array: NDArray[np.float32], peak: NDArray[np.float32] | float) -> NDArray[np.float32]:
     """Round to the nearest int8 without a zero point, and back; what is beyond -128 or 127 steps is cut.
 
-    Args:
-        array: any shape.
-        peak: the magnitude that becomes 127, broadcast against the array; where it is 0, nothing is rounded.
+    `peak` is the magnitude that becomes 127, broadcast against the array; where it is 0, nothing is rounded.
 
     >>> round_to_int8(np.array([0.0, 0.004, 0.3, 1.27, 9.0], np.float32), 1.27).round(3).tolist()
     [0.0, 0.0, 0.30000001192092896, 1.2699999809265137, 1.2699999809265137]
@@ -203,22 +193,10 @@ def _chosen(model: onnx.ModelProto, operators: Collection[str]) -> list[int]:
     return places
 
 
-def _peaks(source: str | os.PathLike[str], samples: list[Feed], calibration: "Calibration | None") -> dict[str, float]:
-    if calibration is None:
-        return {entry.name: entry.absmax for entry in measure_ranges(source, samples, progress=False).tensors}
-    calibration.check(source)
-    return dict(calibration.thresholds)
-
-
 def _answers(model: onnx.ModelProto, samples: list[Feed]) -> list[Array]:
     """Every output for every sample, each pair of QuantizeLinear and DequantizeLinear doing nothing but round."""
-    if model.ByteSize() > LARGEST_FILE:
-        raise ModelError(f"got a network of {model.ByteSize():,} bytes, expected 2 GB at most; use a smaller one")
     session = open_session(model, fuse_qdq=False)
-    try:
-        return [array for feed in samples for array in session.run(None, dict(feed))]
-    except Exception as error:  # ONNX Runtime's own exceptions share no public base
-        raise ModelError(f"ONNX Runtime cannot run the network: {str(error).splitlines()[0]}") from error
+    return [array for feed in samples for array in run_session(session, feed).values()]
 
 
 def _error(reference: list[Array], rounded: list[Array]) -> float:
@@ -234,8 +212,7 @@ def _error(reference: list[Array], rounded: list[Array]) -> float:
 
 def _rounded(model: onnx.ModelProto, index: int, precision: str, peaks: Mapping[str, float]) -> onnx.ModelProto:
     """A copy of the network in which one node reads rounded tensors and, in 16 bits, writes one."""
-    trial = onnx.ModelProto()
-    trial.CopyFrom(model)
+    trial = copy_of(model)
     graph, weights, fresh = trial.graph, constants(trial.graph), namer(trial)
     nodes = list(graph.node)
     before: list[onnx.NodeProto] = []

@@ -1,24 +1,29 @@
-"""What a change of precision did to a network."""
+"""Which precision is asked for, what was measured for it, and what the change did to a network."""
 
 import hashlib
-import html
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from workbench.core.errors import InputError
-from workbench.core.report import count, html_table, text_table
+from workbench.core.report import Report, Table, count
 from workbench.onnx_graph.cost import amount
+from workbench.precision.calibration import Calibration
+from workbench.precision.ranges import Ranges
 
-if TYPE_CHECKING:
-    from workbench.precision.calibration import Calibration
-    from workbench.precision.ranges import Ranges
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
+"""What an engine can be asked for. `"fp32"` is float32 without TF32; the others beside `"tf32"` are in the file."""
+
+TYPE_OF = {"fp16": "float16", "bf16": "bfloat16", "int8": "int8", "fp8": "float8_e4m3fn"}
+"""The type that a file holds for each precision that is written into it."""
+
+EIGHT_BITS = ("int8", "fp8")
 
 HEADINGS = ("kept in float32", "operator", "why")
 
 
 @dataclass(frozen=True)
-class PrecisionReport:
+class PrecisionReport(Report):
     """What was converted, what was kept, and what it saves.
 
     Attributes:
@@ -38,24 +43,23 @@ class PrecisionReport:
     weights_bytes_before: int
     weights_bytes_after: int
 
-    def to_text(self) -> str:
-        """Write one line, and a table of what was kept."""
-        lines = [self._headline(), *(["", *text_table(HEADINGS, list(self.kept))] if self.kept else [])]
-        return "\n".join(lines) + "\n"
-
-    def _repr_html_(self) -> str:
-        table = html_table(HEADINGS, list(self.kept)) if self.kept else ""
-        return f'<div style="color:inherit"><div>{html.escape(self._headline())}</div>{table}</div>'
-
-    def _headline(self) -> str:
+    @property
+    def verdict(self) -> str:
+        """One line."""
         pairs = f", {count(self.qdq_pairs, 'Q/DQ pair')}" if self.qdq_pairs else ""
         sizes = f"{amount(self.weights_bytes_before, 'B')} to {amount(self.weights_bytes_after, 'B')}"
         nodes = f"{count(self.converted, 'node')} converted, {len(self.kept)} kept"
         return f"{self.precision}: {nodes}{pairs}, weights {sizes}"
 
+    def _tables(self) -> list[Table]:
+        return [Table(HEADINGS, list(self.kept))] if self.kept else []
+
+    def _content(self) -> dict[str, Any]:
+        return asdict(self)
+
 
 @dataclass(frozen=True)
-class Wanted:
+class PrecisionSpec:
     """The precision that an engine shall have, and what was measured for it.
 
     Attributes:
@@ -67,8 +71,8 @@ class Wanted:
 
     precision: str
     keep: tuple[str, ...] = ()
-    calibration: "Calibration | None" = field(default=None, repr=False)
-    ranges: "Ranges | None" = field(default=None, repr=False)
+    calibration: Calibration | None = field(default=None, repr=False)
+    ranges: Ranges | None = field(default=None, repr=False)
 
     @property
     def digest(self) -> str:
@@ -78,7 +82,7 @@ class Wanted:
         return hashlib.sha256(self.ranges.to_json().encode()).hexdigest() if self.ranges is not None else ""
 
 
-def check_wanted(precision: str, keep: Sequence[str] = (), calibration: Any = None, images: Any = None) -> None:
+def check_spec(precision: str, keep: Sequence[str] = (), calibration: Any = None, images: Any = None) -> None:
     """Check that the arguments fit each other.
 
     Raises:
@@ -94,12 +98,3 @@ def check_wanted(precision: str, keep: Sequence[str] = (), calibration: Any = No
         raise InputError(f"got a calibration for {precision}; only {' and '.join(EIGHT_BITS)} take one: leave it out")
     if images is not None and precision not in (*EIGHT_BITS, "fp16"):
         raise InputError(f"got images for {precision}, which needs no measured ranges; leave them out")
-
-
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
-"""What an engine can be asked for. `"fp32"` is float32 without TF32; the others beside `"tf32"` are in the file."""
-
-TYPE_OF = {"fp16": "float16", "bf16": "bfloat16", "int8": "int8", "fp8": "float8_e4m3fn"}
-"""The type that a file holds for each precision that is written into it."""
-
-EIGHT_BITS = ("int8", "fp8")

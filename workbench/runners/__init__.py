@@ -6,7 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "backends": ["open_runner", "backend_for"],
-        "compare": ["verify_runners", "shared_specs"],
+        "compare": ["compare_runners", "shared_specs"],
+        "machine": ["environment", "diagnose"],
         "torch_runner": ["TorchRunner"],
     },
 )

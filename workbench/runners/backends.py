@@ -1,7 +1,6 @@
 """Runners: one contract, whatever computes. `open_runner` picks one and says why."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def open_runner(target: Any, backend: str = "auto") -> Runner:
     kind, why = _KINDS[wanted]
     if backend not in ("auto", wanted):
         raise InputError(f"got {kind} for backend={backend!r}; use backend={wanted!r}, or convert the model first")
-    runner = _OPENERS[wanted](target)
+    runner = _open(wanted, target)
     runner.reason = f"{runner.info.name}: {why if backend == 'auto' else 'asked for by name'}"
     return runner
 
@@ -60,39 +59,24 @@ def backend_for(target: Any) -> str:
     return "onnxruntime" if suffix == ".onnx" else "keras"
 
 
-def _open_onnx(target: str | os.PathLike[str]) -> Runner:
-    from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
+def _open(backend: str, target: Any) -> Runner:
+    """Import one backend and no other."""
+    if backend == "onnxruntime":
+        from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 
-    return OnnxRuntimeRunner(target)
+        return OnnxRuntimeRunner(target)
+    if backend == "tensorrt":
+        from workbench.runners.tensorrt_runner import TensorRTRunner
 
-
-def _open_framework(target: Any) -> Runner:
+        return TensorRTRunner(target)
     from workbench.models.files import open_model
+
+    model = open_model(target)
+    if backend == "torch":
+        if not is_program(model):
+            raise InputError("a PyTorch network does not say what it takes; open it with TorchRunner(model, example)")
+        return TorchRunner(model)
     from workbench.models.freezing import FrozenGraph
     from workbench.runners.keras_runner import FrozenGraphRunner, KerasRunner
 
-    model = open_model(target)
     return FrozenGraphRunner(model) if isinstance(model, FrozenGraph) else KerasRunner(model)
-
-
-def _open_plan(target: str | os.PathLike[str]) -> Runner:
-    from workbench.runners.tensorrt_runner import TensorRTRunner
-
-    return TensorRTRunner(target)
-
-
-def _open_torch(target: Any) -> Runner:
-    from workbench.models.files import open_model
-
-    model = open_model(target)
-    if not is_program(model):
-        raise InputError("a PyTorch network does not say what it takes; open it with TorchRunner(model, example)")
-    return TorchRunner(model)
-
-
-_OPENERS: dict[str, Callable[[Any], Runner]] = {
-    "onnxruntime": _open_onnx,
-    "tensorrt": _open_plan,
-    "keras": _open_framework,
-    "torch": _open_torch,
-}

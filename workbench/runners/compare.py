@@ -1,8 +1,6 @@
 """Run two forms of one network on the same inputs and judge whether the answers agree."""
 
-import os
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -10,42 +8,11 @@ from workbench.core.compare import ParityReport, compare_batches
 from workbench.core.contract import Runner, TensorSpec
 from workbench.core.errors import InputError
 from workbench.core.output_errors import Tolerance
-from workbench.pictures.feeds import Feed, make_feeds
-from workbench.runners.backends import open_runner
+from workbench.pictures.feeds import Feed
 
 
-def verify(
-    reference: Any,
-    candidate: Any,
-    *,
-    images: str | os.PathLike[str] | None = None,
-    preprocess: str = "unit",
-    tolerance: Tolerance | None = None,
-) -> ParityReport:
-    """Open two networks, feed both the same pictures and compare what they answer.
-
-    Args:
-        reference: what is right by definition: a Keras model, a model file or a model name.
-        candidate: what is judged, such as an `.onnx` file.
-        images: a folder of pictures; built-in ones when None.
-        preprocess: how pictures become inputs, see `workbench.pictures.feeds.make_feeds`.
-        tolerance: the limits; those of `Tolerance()` when None.
-    Returns:
-        The parity report; `passed` says whether the candidate may be used instead of the reference.
-    Raises:
-        ModelError: one of the two cannot be opened.
-        InputError: the two do not take the same inputs.
-    """
-    with open_runner(reference) as first, open_runner(candidate) as second:
-        feeds = make_feeds(shared_specs(first, second), images, preprocess)
-        return verify_runners(first, second, feeds, tolerance)
-
-
-def verify_runners(
-    reference: Runner,
-    candidate: Runner,
-    feeds: Iterable[tuple[str, Feed]],
-    tolerance: Tolerance | None = None,
+def compare_runners(
+    reference: Runner, candidate: Runner, feeds: Iterable[tuple[str, Feed]], tolerance: Tolerance | None = None
 ) -> ParityReport:
     """Compare two open runners on named feeds.
 
@@ -54,6 +21,8 @@ def verify_runners(
         candidate: the runner that is judged.
         feeds: (name, feed) pairs, one picture each; consumed one at a time.
         tolerance: the limits; those of `Tolerance()` when None.
+    Returns:
+        The parity report; `passed` says whether the candidate may be used instead of the reference.
     """
 
     def answers() -> Iterator[tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]]:

@@ -6,50 +6,27 @@ import platform
 from workbench.core.driver import probe_driver
 from workbench.core.errors import BackendUnavailableError
 from workbench.core.packages import load_tensorflow, package_version, processor_name, require_backend
+from workbench.engine import tensorrt_api
 
 PACKAGES = (
-    "numpy",
-    "pillow",
-    "scikit-image",
-    "matplotlib",
-    "onnx",
-    "onnxruntime",
-    "tensorflow",
-    "keras",
-    "tf2onnx",
-    "tf_keras",
-    "segmentation-models",
-    "keras2onnx",
-    "jupyterlab",
-    "tensorrt",
-    "tensorrt-rtx",
-    "tensorrt-lean",
-    "cuda-python",
-    "pycuda",
-    "onnxruntime-gpu",
-    "torch",
-)
+    "numpy", "pillow", "scikit-image", "matplotlib", "onnx", "onnxruntime", "tensorflow", "keras", "tf2onnx",
+    "tf_keras", "segmentation-models", "keras2onnx", "jupyterlab", "tensorrt", "tensorrt-rtx", "tensorrt-lean",
+    "cuda-python", "pycuda", "onnxruntime-gpu", "torch",
+)  # fmt: skip
 
 
-def report() -> str:
-    """Describe this machine in a few lines: Python, processor, and the version of each package.
-
-    Returns:
-        Lines of text.
-    """
+def environment() -> str:
+    """Describe this machine in lines of text: Python, processor, the version of each package, GPU, and TensorRT."""
     lines = [
         f"{'Python':<20}{platform.python_version()} on {platform.system()} {platform.machine()}",
         f"{'processor':<20}{processor_name()}, {os.cpu_count()} logical cores",
     ]
-    for package in PACKAGES:
-        lines.append(f"{package:<20}{package_version(package) or 'not installed'}")
-    return "\n".join([*lines, *engine_lines()])
+    lines += [f"{package:<20}{package_version(package) or 'not installed'}" for package in PACKAGES]
+    return "\n".join([*lines, *_engine_lines()])
 
 
-def engine_lines() -> list[str]:
+def _engine_lines() -> list[str]:
     """Describe what can build and run engines here: the NVIDIA driver and each TensorRT that can be imported."""
-    from workbench.engine import tensorrt_api
-
     driver = probe_driver()
     lines = [f"{'NVIDIA driver':<20}{driver.problem or f'for CUDA {driver.cuda}'}"]
     lines += [f"{'GPU':<20}{gpu.name}, {gpu.memory_bytes >> 20} MiB, {gpu.capability}" for gpu in driver.gpus]
@@ -69,15 +46,8 @@ def engine_lines() -> list[str]:
 
 def diagnose() -> list[str]:
     """Try what the demonstration needs, and any TensorRT; return one sentence for each thing that is missing."""
-    from workbench.engine import tensorrt_api
-
     problems = []
-    for module, extra in (
-        ("onnxruntime", "base"),
-        ("tensorflow", "keras"),
-        ("keras", "keras"),
-        ("tf2onnx", "keras"),
-    ):
+    for module, extra in (("onnxruntime", "base"), ("tensorflow", "keras"), ("keras", "keras"), ("tf2onnx", "keras")):
         try:
             load_tensorflow() if module == "tensorflow" else require_backend(module, extra)
         except BackendUnavailableError as error:

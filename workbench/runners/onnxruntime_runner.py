@@ -53,8 +53,7 @@ class OnnxRuntimeRunner(Runner):
         super().__init__(info, {s.name: s for s in summary.inputs}, {s.name: s for s in summary.outputs})
 
     def _infer(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        names = list(self.outputs)
-        return dict(zip(names, self._session.run(names, feed), strict=True))
+        return dict(zip(self.outputs, self._session.run(list(self.outputs), feed), strict=True))
 
     def _close(self) -> None:
         self._session = None

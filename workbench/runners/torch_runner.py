@@ -48,8 +48,12 @@ class TorchRunner(Runner):
         self.example = {name: to_numpy(value) for name, value in zip(names, values, strict=True)}
         batch = values[0].shape[0] if dynamic_batch and values[0].dim() else None
         inputs = _specs(self.example, batch)
-        outputs = _specs({_free(name, inputs): to_numpy(answer) for name, answer in answers.items()}, batch)
-        super().__init__(RunnerInfo("torch", torch.__version__.split("+")[0], self._device_name()), inputs, outputs)
+        free = {
+            f"{name}_output" if name in inputs else name: answer for name, answer in answers.items()
+        }  # ONNX's names
+        outputs = _specs({name: to_numpy(answer) for name, answer in free.items()}, batch)
+        where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        super().__init__(RunnerInfo("torch", torch.__version__.split("+")[0], where), inputs, outputs)
 
     def _infer(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         values = [self._torch.tensor(feed[name], device=self.device) for name in self.inputs]
@@ -104,7 +108,8 @@ class TorchRunner(Runner):
             )
         if isinstance(example, Mapping):
             return (), {str(name): self._tensor(value) for name, value in example.items()}
-        if _is_pair(example):  # what an exported program brings: (arguments, keywords)
+        pair = example if isinstance(example, tuple) and len(example) == 2 else (None, None)
+        if isinstance(pair[0], tuple) and isinstance(pair[1], Mapping):  # what an exported program brings
             return tuple(map(self._tensor, example[0])), {key: self._tensor(v) for key, v in example[1].items()}
         values = example if isinstance(example, tuple | list) else (example,)
         if not values:
@@ -126,19 +131,12 @@ class TorchRunner(Runner):
         yield from self.call.parameters()
         yield from self.call.buffers()
 
-    def _device_name(self) -> str:
-        return self._torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
-
     def _close(self) -> None:
         self.call = None
 
 
 def to_numpy(tensor: Any) -> np.ndarray:
-    """Copy a tensor into a NumPy array of its own.
-
-    Raises:
-        InputError: NumPy has no such type, as for bfloat16.
-    """
+    """Copy a tensor into a NumPy array of its own; refuse one of a type that NumPy has not, such as bfloat16."""
     try:
         return np.array(tensor.detach().cpu().numpy())
     except TypeError as error:
@@ -187,17 +185,3 @@ def _specs(arrays: Mapping[str, np.ndarray], batch: int | None) -> dict[str, Ten
         is_open = batch is not None and array.ndim > 0 and array.shape[0] == batch
         specs[name] = TensorSpec(name, (None, *array.shape[1:]) if is_open else array.shape, array.dtype.name)
     return specs
-
-
-def _free(name: str, taken: Mapping[str, Any]) -> str:
-    """A name that no input has: ONNX tells tensors apart by their names."""
-    return name if name not in taken else f"{name}_output"
-
-
-def _is_pair(example: Any) -> bool:
-    return (
-        isinstance(example, tuple)
-        and len(example) == 2
-        and isinstance(example[0], tuple)
-        and isinstance(example[1], Mapping)
-    )
