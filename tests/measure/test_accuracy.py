@@ -16,9 +16,9 @@ from workbench.measure.accuracy import find_classes, gather
 from workbench.pictures.cityscapes import class_iou, confusion_matrix
 from workbench.pictures.labels import fit_labels, load_labels, pair_labels
 from workbench.precision.calibration import calibrate
-from workbench.precision.convert import convert
+from workbench.precision.convert import to_precision
 from workbench.precision.rounding import Arithmetic, emulate_float16, profile_types, rounded_copy
-from workbench.precision.spec import Wanted
+from workbench.precision.spec import PrecisionSpec
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def overflowing(folder):
     """A float16 file with an intermediate of more than 65504, its source, and a feed."""
     path = save_segmenter(folder / "large.onnx", LARGE)
     half = folder / "half.onnx"
-    convert(path, half, Wanted("fp16"))
+    to_precision(path, half, PrecisionSpec("fp16"))
     return path, half, scenes(1, 30.0)[0][1]
 
 
@@ -118,7 +118,7 @@ def test_a_cpu_hides_an_overflow_that_the_rounded_copy_shows(tmp_path):
 @pytest.mark.parametrize("inner", [1.0, LARGE])
 def test_the_rounded_copy_answers_as_numpy_that_rounds_node_by_node(tmp_path, inner):
     path, half = save_segmenter(tmp_path / "network.onnx", inner), tmp_path / "half.onnx"
-    convert(path, half, Wanted("fp16"))
+    to_precision(path, half, PrecisionSpec("fp16"))
     _, feed = scenes(1, 30.0)[0]
     fast = answer(rounded_copy(half, tmp_path / "rounded.onnx"), feed)
     slow = emulate_float16(half, feed).outputs["output"]
@@ -157,7 +157,9 @@ def test_float8_is_simulated_as_its_numpy_type_rounds(tmp_path):
     ends = {"input": ("float32", ("batch", 6))}, {"output": ("float32", ("batch", 4))}
     path = save_network(tmp_path / "product.onnx", [node], *ends, {"w": weights})
     x = random_input((3, 6), 2)
-    convert(path, tmp_path / "f8.onnx", Wanted("fp8", calibration=calibrate(path, [{"input": x}], progress=False)))
+    to_precision(
+        path, tmp_path / "f8.onnx", PrecisionSpec("fp8", calibration=calibrate(path, [{"input": x}], progress=False))
+    )
     shown = answer(rounded_copy(tmp_path / "f8.onnx", tmp_path / "rounded.onnx"), {"input": x})
 
     def rounded(array, axis=None):
@@ -189,7 +191,7 @@ def test_a_row_is_real_only_if_most_heavy_layers_are():
 
 
 def test_scores_are_the_mean_iou_of_answers_that_numpy_rounds_node_by_node(network, rows, tmp_path):
-    convert(network, tmp_path / "half.onnx", Wanted("fp16"))
+    to_precision(network, tmp_path / "half.onnx", PrecisionSpec("fp16"))
     feeds = scenes()
     labels = truths(network, feeds)
     found = {name: emulate_float16(tmp_path / "half.onnx", feed).outputs["output"][0].argmax(0) for name, feed in feeds}

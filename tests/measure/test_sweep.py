@@ -29,9 +29,9 @@ from workbench.measure.points import network_digest
 from workbench.measure.rows import load_rows
 from workbench.measure.sweep import grid, sweep
 from workbench.precision.calibration import Calibration, calibrate
-from workbench.precision.convert import convert
+from workbench.precision.convert import to_precision
 from workbench.precision.rounding import Arithmetic
-from workbench.precision.spec import Wanted
+from workbench.precision.spec import PrecisionSpec
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -439,11 +439,11 @@ def test_a_wrong_argument_is_one_sentence(network, options, message):
 
 
 def test_a_network_that_is_not_float32_is_refused(network, tmp_path):
-    convert(network, tmp_path / "half.onnx", Wanted("fp16"))
+    to_precision(network, tmp_path / "half.onnx", PrecisionSpec("fp16"))
     with pytest.raises(InputError, match="in fp16 already, expected float32"):
         quick(tmp_path / "half.onnx", scenes(1))
-    quantised = Wanted("int8", calibration=calibrate(network, scenes(1), progress=False))
-    convert(network, tmp_path / "int8.onnx", quantised)
+    quantised = PrecisionSpec("int8", calibration=calibrate(network, scenes(1), progress=False))
+    to_precision(network, tmp_path / "int8.onnx", quantised)
     with pytest.raises(InputError, match="in int8 already"):
         quick(tmp_path / "int8.onnx", scenes(1))
     with pytest.raises(InputError, match=r"model\.keras does not exist"):

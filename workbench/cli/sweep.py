@@ -8,6 +8,7 @@ from workbench.cli.options import SOURCES, add_images
 
 if TYPE_CHECKING:
     from workbench.measure.rows import Rows
+    from workbench.parity.reports import StagesReport
 
 DESCRIPTION = """Measure every combination of precision, batch, size and backend, each in a process of its own, against
 the answers of float32. With --output a row for each is added to a file of JSON lines, and the same command goes on
@@ -74,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
         out=options.output,
         retry_failed=options.retry_failed,
     )
-    report(rows, options)
+    write(rows, options)
     return 0 if any(row.ok for row in rows) else 1
 
 
@@ -95,14 +96,14 @@ def measure(options: argparse.Namespace, *, precision: list[str], **more: Any) -
     )
 
 
-def report(rows: "Rows", options: argparse.Namespace) -> None:
-    """Print the table, and write JSON and figure where they are asked for."""
+def write(report: "Rows | StagesReport", options: argparse.Namespace) -> None:
+    """Print a report, and write it as JSON and as a figure where that is asked for."""
     from workbench.core.drawing import save_figure
     from workbench.core.files import atomic_path
 
-    print(rows.to_text())
+    print(report.to_text())
     if options.json:
         with atomic_path(options.json) as temporary:
-            temporary.write_text(rows.to_json(), encoding="utf-8")
+            temporary.write_text(report.to_json(), encoding="utf-8")
     if options.figure:
-        save_figure(rows.figure(), options.figure)
+        save_figure(report.figure(), options.figure)

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sweep.add_precision(
         parser, "instead of the stages, judge precisions against float32: fp16 int8 tf32 bf16 fp8, or all"
     )
-    sweep.add_reports(parser, "draw the error over depth, if the stages differ, or the precisions (.png)")
+    sweep.add_reports(parser, "draw the error of each stage, over depth at the one at fault, or the precisions (.png)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,10 +31,9 @@ def run(options: argparse.Namespace) -> int:
         return _run_precision(options)
     if options.labels or options.calibration or options.max_miou_drop is not None:
         raise InputError("got --labels, --calibration or --max-miou-drop without --precision; add --precision all")
-    from workbench.core.files import atomic_path
-    from workbench.parity.stages import verify_stages
+    from workbench.parity.stages import verify
 
-    report = verify_stages(
+    report = verify(
         options.model,
         *options.others,
         images=options.images,
@@ -42,15 +41,7 @@ def run(options: argparse.Namespace) -> int:
         spatial=spatial_of(options),
         work_folder=options.keep_files,
     )
-    print(report.to_text())
-    if options.json:
-        with atomic_path(options.json) as temporary:
-            temporary.write_text(report.to_json() + "\n", encoding="utf-8")
-    if options.figure and report.divergence:
-        from workbench.core.drawing import save_figure
-        from workbench.parity.figures import divergence_figure
-
-        save_figure(divergence_figure(report.divergence), options.figure)
+    sweep.write(report, options)
     return 0 if report.passed else 1
 
 
@@ -72,5 +63,5 @@ def _run_precision(options: argparse.Namespace) -> int:
     )
     if not rows["fp32"].ran:
         raise InputError(rows["fp32"].reason)
-    sweep.report(rows, options)
+    sweep.write(rows, options)
     return 0 if rows.passed else 1

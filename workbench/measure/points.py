@@ -18,9 +18,9 @@ from workbench.measure.accuracy import Pictures
 from workbench.measure.backends import find_builder, find_engines
 from workbench.onnx_graph.file import check, external_files, read
 from workbench.pictures.feeds import Feed, channel_axis
-from workbench.precision.convert import convert, read_precision
+from workbench.precision.convert import read_precision, to_precision
 from workbench.precision.observing import observable
-from workbench.precision.spec import EIGHT_BITS, Wanted
+from workbench.precision.spec import EIGHT_BITS, PrecisionSpec
 
 if TYPE_CHECKING:
     from workbench.engine.tensorrt_api import Flavour
@@ -152,7 +152,7 @@ class Network:
 
             ranges = measure_ranges(self.path, self.pictures.read(self.specs), progress=False)
         out = self.folder / f"{self.stem}_{precision}.onnx"
-        report = convert(self.path, out, Wanted(precision, calibration=scales, ranges=ranges))
+        report = to_precision(self.path, out, PrecisionSpec(precision, calibration=scales, ranges=ranges))
         if report is None:
             return self.path, {"file_mib": _mebibytes(self.path), "kept": (), "qdq_pairs": 0}
         note = f"{report.converted} nodes in {precision}, {len(report.kept)} in float32"
