@@ -15,7 +15,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,11 @@ from _networks import save_fcn8s, save_resnet50
 
 from workbench.core.contract import RunnerInfo
 from workbench.core.driver import probe_driver
-from workbench.core.files import make_folder
-from workbench.measure.rows import (
-    FAILED,
-    RECORDINGS,
-    Row,
-    append_row,
-    describe_machine,
-    describe_versions,
-    network_digest,
-    now,
-    relative_l2,
-    time_columns,
-)
+from workbench.core.files import data_file, make_folder
+from workbench.measure.latency import now
+from workbench.measure.points import network_digest
+from workbench.measure.row import FAILED, Row, append_row, machine_text, time_columns, versions_text
+from workbench.measure.rows import RECORDINGS
 from workbench.onnx_graph.session import prepare_cuda
 
 PRECISIONS = ("fp32", "tf32", "fp16")
@@ -167,7 +159,23 @@ def judge(row: Row, answers: np.ndarray, expected: np.ndarray | None) -> Row:
     if expected is None:
         return replace(row, note=f"{row.note}; no float32 answers to compare with".removeprefix("; "))
     error = relative_l2([expected[:1]], [answers[:1]])
-    return replace(row, error=float(f"{error:.5g}"), error_against="the fp32 row of batch 1, same picture")
+    return replace(row, relative_l2=float(f"{error:.5g}"), against="the fp32 row of batch 1, same picture")
+
+
+def relative_l2(reference: Iterable[np.ndarray], candidate: Iterable[np.ndarray]) -> float:
+    """Norm of the difference over the norm of the reference, over all arrays, one picture at a time.
+
+    Infinity where a candidate has NaN or infinity.
+    """
+    wrong = right = 0.0
+    for first, second in zip(reference, candidate, strict=True):
+        for one, other in zip(first, second, strict=True):
+            difference = np.subtract(other, one, dtype=np.float64)
+            wrong += float(np.vdot(difference, difference))
+            right += float(np.square(one, dtype=np.float64).sum())
+    if not np.isfinite(wrong):
+        return float("inf")
+    return float(np.sqrt(wrong / right)) if right else float(np.sqrt(wrong))
 
 
 def first_line(error: BaseException) -> str:
@@ -205,7 +213,7 @@ def run_all(
             append_row(arguments.partial, row)
             rows.append(row)
             print(f"{row.title:46} {row.latency_ms or 0:9.3f} ms {row.images_per_s or 0:9.1f} images/s "
-                  f"{row.memory_mib or 0:8.0f} MiB  error {row.error}  {row.reason}", flush=True)  # fmt: skip
+                  f"{row.memory_mib or 0:8.0f} MiB  error {row.relative_l2}  {row.reason}", flush=True)  # fmt: skip
     return rows
 
 
@@ -255,6 +263,10 @@ def recording_name(gpu: str) -> str:
     return f"{gpu.split()[-1].lower()}_precision"
 
 
+def recording_file(gpu: str) -> Path:
+    return data_file(RECORDINGS) / f"{recording_name(gpu)}.jsonl"
+
+
 def describe(device: str) -> dict[str, Any]:
     """Machine, versions and runner of every row."""
     import onnx
@@ -263,14 +275,14 @@ def describe(device: str) -> dict[str, Any]:
     versions = {"onnx": onnx.__version__, "ONNX Runtime": onnxruntime.__version__}
     if device == "cpu":
         name = RunnerInfo("onnxruntime", onnxruntime.__version__, "CPU").name
-        return {"backend": "onnxruntime", "runner": name, "machine": describe_machine(), "gpu": "",
-                "versions": describe_versions(**versions)}  # fmt: skip
+        return {"backend": "onnxruntime", "runner": name, "machine": machine_text(), "gpu": "",
+                "versions": versions_text(**versions)}  # fmt: skip
     gpu = prepare_cuda(onnxruntime)
     return {
         "backend": "onnxruntime-cuda",
         "runner": RunnerInfo("onnxruntime", onnxruntime.__version__, gpu).name,
-        "machine": describe_machine(gpu),
-        "versions": describe_versions(**versions, **{"CUDA driver": str(probe_driver().cuda)}),
+        "machine": machine_text(gpu),
+        "versions": versions_text(**versions, **{"CUDA driver": str(probe_driver().cuda)}),
         "gpu": gpu,
     }
 
@@ -297,7 +309,7 @@ def main() -> None:
     arguments.seconds_a_point = 0.05 if arguments.cpu else SECONDS_A_POINT
     with tempfile.TemporaryDirectory() as name:
         spare = Path(name) / "trial.jsonl"
-        target = arguments.out or (spare if arguments.cpu else RECORDINGS / f"{recording_name(common['gpu'])}.jsonl")
+        target = arguments.out or (spare if arguments.cpu else recording_file(common["gpu"]))
         arguments.partial = make_folder(target.parent) / f"{target.stem}.partial.jsonl"
         arguments.partial.unlink(missing_ok=True)
         networks = make_networks(Path(name), arguments.cpu)

@@ -2,8 +2,9 @@
 
 import sys
 
+import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from workbench.core import process
 from workbench.engine.build import build_engine
@@ -16,6 +17,21 @@ def save_net(path, nodes, inputs, outputs, weights=(), *, opset=17, domains=()):
     opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
     return path
+
+
+def small_net(path, seed=0, batch="batch", depth=1):
+    """A few convolutions: input (batch, 3, 16, 16), output (batch, 3, 16, 16)."""
+    kernel = np.random.default_rng(seed).standard_normal((3, 3, 3, 3)).astype(np.float32)
+    nodes, last = [], "input"
+    for index in range(depth):
+        name = "output" if index == depth - 1 else f"t{index}"
+        nodes.append(helper.make_node("Conv", [last, "w"], [f"c{index}"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"c{index}"], [name]))
+        last = name
+    shape = [batch, 3, 16, 16]
+    return save_net(
+        path, nodes, [("input", TensorProto.FLOAT, shape)], [("output", TensorProto.FLOAT, shape)], [("w", kernel)]
+    )
 
 
 def build(path, *arguments, **options):

@@ -6,7 +6,7 @@ import os
 import re
 
 import pytest
-from test_engine import small_net
+from engine_checks import small_net
 
 from workbench.cli import main as cli
 from workbench.core.driver import Driver, Gpu
@@ -82,7 +82,7 @@ def test_doctor_names_the_driver_and_what_each_flavour_can_do(monkeypatch, capsy
     full = Flavour("tensorrt", type("full", (), {"Builder": 1, "OnnxParser": 1}), "11.4")
     lean = Flavour("tensorrt_lean", object(), "11.4")
     monkeypatch.setattr(tensorrt_api, "available_flavours", lambda: ([full, rtx, lean], []))
-    monkeypatch.setattr(tensorrt_api, "probe_driver", lambda: Driver(13000, (gpu,), ""))
+    monkeypatch.setattr("workbench.runners.machine.probe_driver", lambda: Driver(13000, (gpu,), ""))
     _, out, _ = run(capsys, "doctor")
     assert re.search("^NVIDIA driver +for CUDA 13.0$", out, re.M)
     assert re.search("^GPU +NVIDIA H200, 144384 MiB, 9.0$", out, re.M)
@@ -95,7 +95,8 @@ def test_doctor_names_the_driver_and_what_each_flavour_can_do(monkeypatch, capsy
 def test_doctor_without_a_driver_says_what_still_works(monkeypatch, capsys):
     full = Flavour("tensorrt", type("full", (), {"Builder": 1, "OnnxParser": 1}), "11.4")
     monkeypatch.setattr(tensorrt_api, "available_flavours", lambda: ([full], []))
-    monkeypatch.setattr(tensorrt_api, "probe_driver", lambda: Driver(None, (), "no NVIDIA driver was found (x)"))
+    no_driver = Driver(None, (), "no NVIDIA driver was found (x)")
+    monkeypatch.setattr("workbench.runners.machine.probe_driver", lambda: no_driver)
     status, out, _ = run(capsys, "doctor")
     assert status == 0
     assert re.search("^NVIDIA driver +no NVIDIA driver was found", out, re.M)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from engine_checks import build, save_net, use_child
+from engine_checks import build, save_net, small_net, use_child
 from onnx import TensorProto, helper, numpy_helper
 
 from workbench.core import driver, process
@@ -73,19 +73,6 @@ def own_cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("WORKBENCH_CACHE", str(folder))
     return folder / "engines"
-
-
-def small_net(path, seed=0, batch="batch", depth=1):
-    """A few convolutions: input (batch, 3, 16, 16), output (batch, 3, 16, 16)."""
-    kernel = np.random.default_rng(seed).standard_normal((3, 3, 3, 3)).astype(np.float32)
-    nodes, last = [], "input"
-    for index in range(depth):
-        name = "output" if index == depth - 1 else f"t{index}"
-        nodes.append(helper.make_node("Conv", [last, "w"], [f"c{index}"], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"c{index}"], [name]))
-        last = name
-    shape = [batch, 3, 16, 16]
-    return save_net(path, nodes, [("input", FLOAT, shape)], [("output", FLOAT, shape)], [("w", kernel)])
 
 
 @pytest.fixture(scope="module")
@@ -686,7 +673,7 @@ def test_another_version_or_gpu_is_another_key(small):
         replace(job, gpu=RTX_4090).key("a"),
         replace(job, flavour=replace(rtx, version="1.8")).key("a"),
         replace(job, shape={"input": np.array([1, 3, 16, 16])}).key("a"),
-        replace(job, wanted=PrecisionSpec("fp16")).key("a"),
+        replace(job, spec=PrecisionSpec("fp16")).key("a"),
     }
     assert len(keys) == 7
     lists = replace(job, shape={"input": [1, 3, 16, 16]}).key("a")

@@ -7,7 +7,7 @@ import pytest
 
 from workbench.core.contract import Runner, RunnerInfo, TensorSpec
 from workbench.core.errors import FeedError, InputError
-from workbench.measure.latency import COMPUTE, END_TO_END, LatencyRow, Timing, compare_runners, format_ms, measure
+from workbench.measure.latency import COMPUTE, END_TO_END, LatencyRow, Timing, format_ms, measure, time_runners
 
 SPEC = TensorSpec("input", (None, 2), "float32")
 FEED = {"input": np.zeros((1, 2), np.float32)}
@@ -86,12 +86,12 @@ def test_a_timing_without_samples_is_refused():
 
 def test_runners_are_timed_in_turn(clock):
     log = []
-    compare_runners(two_runners(clock, log), FEED, warmup=1, runs=2, clock=clock)
+    time_runners(two_runners(clock, log), FEED, warmup=1, runs=2, clock=clock)
     assert log == ["keras", "onnxruntime"] * 3
 
 
 def test_a_runner_rests_before_each_call_and_the_rest_is_not_timed(clock):
-    table = compare_runners(two_runners(clock, []), FEED, warmup=0, runs=2, pause_s=0.5, clock=clock)
+    table = time_runners(two_runners(clock, []), FEED, warmup=0, runs=2, pause_s=0.5, clock=clock)
     assert clock.now == 1e6 * (4 * 500 + 2 * (8 + 2))
     assert [row.timing.samples_ms for row in table.rows] == [(8.0, 8.0), (2.0, 2.0)]
 
@@ -104,7 +104,7 @@ def test_a_drifting_machine_meets_all_runners(clock):
     def slow_down(done, total):
         a.latency_ms = b.latency_ms = 1 + done
 
-    table = compare_runners([a, b], FEED, warmup=0, runs=9, clock=clock, progress=slow_down)
+    table = time_runners([a, b], FEED, warmup=0, runs=9, clock=clock, progress=slow_down)
     assert table.rows[0].timing.samples_ms == table.rows[1].timing.samples_ms
 
 
@@ -113,7 +113,7 @@ def test_compute_and_end_to_end_are_kept_apart(clock):
         clock.advance(10)
         return runner.infer(FEED)["output"].argmax()
 
-    table = compare_runners(two_runners(clock, []), FEED, end_to_end=whole, runs=2, clock=clock)
+    table = time_runners(two_runners(clock, []), FEED, end_to_end=whole, runs=2, clock=clock)
     got = [(row.stage, row.info.backend, row.timing.median_ms, table.speedup(row)) for row in table.rows]
     assert got == [
         (COMPUTE, "keras", 8.0, 1.0),
@@ -131,29 +131,27 @@ def test_each_runner_may_have_its_own_feed_and_making_it_is_not_timed(clock):
         made.append(runner.info.backend)
         return FEED
 
-    table = compare_runners(two_runners(clock, []), make_feed, runs=1, clock=clock)
+    table = time_runners(two_runners(clock, []), make_feed, runs=1, clock=clock)
     assert made == ["keras", "onnxruntime"]
     assert [row.timing.median_ms for row in table.rows] == [8.0, 2.0]
 
 
 def test_progress_is_told_after_each_round(clock):
     told = []
-    compare_runners(
-        two_runners(clock, []), FEED, warmup=1, runs=2, clock=clock, progress=lambda *seen: told.append(seen)
-    )
+    time_runners(two_runners(clock, []), FEED, warmup=1, runs=2, clock=clock, progress=lambda *seen: told.append(seen))
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_wrong_feed_is_refused_before_anything_is_timed(clock):
     with pytest.raises(FeedError, match="expected float32"):
-        compare_runners(two_runners(clock, []), {"input": np.zeros((1, 3), np.float32)}, clock=clock)
+        time_runners(two_runners(clock, []), {"input": np.zeros((1, 3), np.float32)}, clock=clock)
 
 
 def test_runners_of_one_name_need_a_note(clock):
     a, b = (TimedRunner("onnxruntime", clock, 1, []) for _ in range(2))
     with pytest.raises(InputError, match="got two runners named ONNX Runtime"):
-        compare_runners([a, b], FEED, clock=clock)
-    table = compare_runners({"fp32": a, "fp16": b}, FEED, runs=1, clock=clock)
+        time_runners([a, b], FEED, clock=clock)
+    table = time_runners({"fp32": a, "fp16": b}, FEED, runs=1, clock=clock)
     assert [row.name for row in table.rows] == [
         "ONNX Runtime 1.0 (CPU), fp32",
         "ONNX Runtime 1.0 (CPU), fp16",
@@ -162,26 +160,27 @@ def test_runners_of_one_name_need_a_note(clock):
 
 def test_no_runner_is_refused():
     with pytest.raises(InputError, match="got no runners"):
-        compare_runners([], FEED)
+        time_runners([], FEED)
 
 
 def test_rows_carry_the_runners_own_name_whatever_the_dict_says(clock):
     keras, onnx = two_runners(clock, [])
-    table = compare_runners({"keras": keras, "fast": onnx}, FEED, runs=1, clock=clock)
+    table = time_runners({"keras": keras, "fast": onnx}, FEED, runs=1, clock=clock)
     assert [row.name for row in table.rows] == ["Keras 1.0 (CPU)", "ONNX Runtime 1.0 (CPU), fast"]
 
 
 def test_a_note_may_not_call_another_runner_tensorrt(clock):
     keras, onnx = two_runners(clock, [])
     with pytest.raises(InputError, match="expected no mention of TensorRT"):
-        compare_runners({"keras": keras, "TensorRT": onnx}, FEED, runs=1, clock=clock)
+        time_runners({"keras": keras, "TensorRT": onnx}, FEED, runs=1, clock=clock)
     row = LatencyRow(RunnerInfo("tensorrt", "10", "GPU"), "TensorRT fp16", COMPUTE, Timing("f", (1.0,)))
     assert row.name == "TensorRT 10 (GPU), TensorRT fp16"
 
 
 def test_text_shows_each_figure_with_its_unit(clock):
-    table = compare_runners(two_runners(clock, []), FEED, runs=3, clock=clock)
-    header, keras, onnx, machine = table.to_text().splitlines()
+    table = time_runners(two_runners(clock, []), FEED, runs=3, clock=clock)
+    verdict, _, header, _, keras, onnx, _, machine = table.to_text().splitlines()
+    assert verdict == "ONNX Runtime 1.0 (CPU): 2.00 ms per call, compute, 4.00 times as fast as Keras 1.0 (CPU)."
     assert header.split("  ")[0] == "stage" and "median ms" in header and "times as fast" in header
     assert " ".join(keras.split()) == "compute Keras 1.0 (CPU) 8.00 8.00 - 8.00 3 1.00x"
     assert " ".join(onnx.split()) == "compute ONNX Runtime 1.0 (CPU) 2.00 2.00 - 2.00 3 4.00x"
@@ -189,7 +188,7 @@ def test_text_shows_each_figure_with_its_unit(clock):
 
 
 def test_json_names_machine_versions_and_date_and_keeps_the_samples(clock):
-    table = compare_runners(two_runners(clock, []), FEED, runs=3, clock=clock)
+    table = time_runners(two_runners(clock, []), FEED, runs=3, clock=clock)
     whole = json.loads(table.to_json())
     assert set(whole) == {"date", "machine", "versions", "rows"}
     assert set(whole["machine"]) == {"processor", "cores", "system"}

@@ -24,7 +24,7 @@ from workbench.models import fcn_vgg16, resnet50
 from workbench.models.fcn_vgg16 import STREET_SIZE, segmentation_answer, street_input
 from workbench.parity import figures
 from workbench.pictures.images import photographs, rescale_image
-from workbench.pictures.labels import Picture, read_folder, street_scenes
+from workbench.pictures.labels import Picture, fit_labels, read_folder, street_scenes
 from workbench.runners.backends import open_runner
 from workbench.runners.compare import compare_runners
 
@@ -134,7 +134,8 @@ def _draw(picture: Picture, reference: Runner, candidate: Runner, folder: Path) 
     first, second = (Panel(runner.info, segmentation_answer(runner, image)) for runner in (reference, candidate))
     if image.shape[:2] != STREET_SIZE:
         image = np.clip(np.rint(rescale_image(image, (*STREET_SIZE, 3))), 0, 255).astype(np.uint8)
-    figure = figures.side_by_side(image, picture.truth, first, second)
+    truth = None if picture.truth is None else fit_labels(picture.truth, STREET_SIZE)
+    figure = figures.side_by_side(image, truth, first, second)
     return save_figure(figure, folder / f"fcn_vgg16_{Path(picture.name).stem}.png")
 
 

@@ -1,12 +1,12 @@
 """Measure how long runners take, in turn, so that a slow spell of the machine meets all of them."""
 
-import json
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from workbench.core.contract import BACKEND_NAMES, Runner, RunnerInfo
 from workbench.core.errors import InputError
 from workbench.core.packages import processor_name
+from workbench.core.report import Report, Table, count
 
 COMPUTE = "compute"
 """Stage: `runner.infer` on arrays that are ready, until the answer is in host memory."""
@@ -41,7 +42,6 @@ class Timing:
     samples_ms: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a timing without samples: none of its figures would exist."""
         if not self.samples_ms:
             raise InputError(f"got no samples for {self.name!r}, expected at least one; use runs=1 or more")
 
@@ -88,7 +88,6 @@ class LatencyRow:
     timing: Timing
 
     def __post_init__(self) -> None:
-        """Refuse a variant that would put TensorRT's name on another runner."""
         if "tensorrt" in self.variant.lower() and not self.info.is_tensorrt:
             raise InputError(
                 f"got the note {self.variant!r} for {self.info.name}, expected no mention of TensorRT; "
@@ -102,7 +101,7 @@ class LatencyRow:
 
 
 @dataclass(frozen=True)
-class LatencyTable:
+class LatencyTable(Report):
     """Timings of several runners on one machine; the first runner is the baseline of each stage.
 
     Attributes:
@@ -117,59 +116,44 @@ class LatencyTable:
     versions: Mapping[str, str]
     date: str
 
+    @property
+    def verdict(self) -> str:
+        """The fastest runner of the first stage."""
+        first = [row for row in self.rows if row.stage == self.rows[0].stage]
+        best = min(first, key=lambda row: row.timing.median_ms)
+        than = f", {self.speedup(best):.2f} times as fast as {first[0].name}" if best is not first[0] else ""
+        return f"{best.name}: {format_ms(best.timing.median_ms)} ms per call, {best.stage}{than}."
+
     def speedup(self, row: LatencyRow) -> float:
         """How many times as fast as the first runner in the same stage, by medians."""
         baseline = next(other for other in self.rows if other.stage == row.stage)
         return baseline.timing.median_ms / max(row.timing.median_ms, 1e-9)
 
-    def to_text(self) -> str:
-        """The table in plain text; all times are milliseconds per call."""
-        header = ("stage", "runner", "median ms", "p95 ms", "p99 ms", "min ms", "n", "times as fast")
-        cells = [header, *(self._cells(row) for row in self.rows)]
-        widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
-        lines = [
-            "  ".join(
-                text.ljust(width) if column < 2 else text.rjust(width)
-                for column, (text, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in cells
-        ]
-        return "\n".join([*lines, f"{self.machine_text()}, {self.date}"])
-
-    def to_json(self) -> str:
-        """The table with all samples, machine and versions as JSON text."""
-        rows = [
-            {
-                "runner": row.name,
-                "backend": row.info.backend,
-                "stage": row.stage,
-                "median_ms": row.timing.median_ms,
-                "p95_ms": row.timing.p95_ms,
-                "p99_ms": row.timing.p99_ms,
-                "minimum_ms": row.timing.minimum_ms,
-                "n": row.timing.n,
-                "times_as_fast": self.speedup(row),
-                "samples_ms": list(row.timing.samples_ms),
-            }
-            for row in self.rows
-        ]
-        whole = {
-            "date": self.date,
-            "machine": dict(self.machine),
-            "versions": dict(self.versions),
-            "rows": rows,
-        }
-        return json.dumps(whole, indent=2)
-
     def machine_text(self) -> str:
         """Processor, cores and system in one phrase."""
         return ", ".join(self.machine.values())
 
+    def _tables(self) -> list[Table]:
+        headings = ("stage", "runner", "median ms", "p95 ms", "p99 ms", "min ms", "n", "times as fast")
+        return [Table(headings, [self._cells(row) for row in self.rows])]
+
+    def _remarks(self) -> list[str]:
+        return [f"{self.machine_text()}, {self.date}"]
+
+    def _content(self) -> dict[str, Any]:
+        rows = [
+            {"runner": row.name, "backend": row.info.backend, "stage": row.stage}
+            | {name: getattr(row.timing, name) for name in ("median_ms", "p95_ms", "p99_ms", "minimum_ms", "n")}
+            | {"times_as_fast": self.speedup(row), "samples_ms": row.timing.samples_ms}
+            for row in self.rows
+        ]
+        return {"date": self.date, "machine": dict(self.machine), "versions": dict(self.versions), "rows": rows}
+
     def _cells(self, row: LatencyRow) -> tuple[str, ...]:
         timing = row.timing
-        p99 = "-" if timing.p99_ms is None else format_ms(timing.p99_ms)
-        times = [format_ms(timing.median_ms), format_ms(timing.p95_ms), p99, format_ms(timing.minimum_ms)]
-        return (row.stage, row.name, *times, str(timing.n), f"{self.speedup(row):.2f}x")
+        times = (timing.median_ms, timing.p95_ms, timing.p99_ms, timing.minimum_ms)
+        cells = ("-" if time is None else format_ms(time) for time in times)
+        return (row.stage, row.name, *cells, str(timing.n), f"{self.speedup(row):.2f}x")
 
 
 def format_ms(milliseconds: float) -> str:
@@ -207,7 +191,7 @@ def measure(
     return Timing(name, tuple(_time_call(function, clock) for _ in range(runs)))
 
 
-def compare_runners(
+def time_runners(
     runners: Mapping[str, Runner] | Sequence[Runner],
     feed: Feed | Callable[[Runner], Feed],
     *,
@@ -239,9 +223,11 @@ def compare_runners(
     """
     _check_counts(warmup, runs)
     named = _name_runners(runners)
-    calls = _compute_calls(named, feed)
+    calls: list[tuple[RunnerInfo, str, str, Callable[[], Any]]] = []
+    for info, note, runner in named:
+        calls.append((info, note, COMPUTE, partial(runner.infer, feed(runner) if callable(feed) else feed)))
     if end_to_end is not None:
-        calls += [(info, note, END_TO_END, _bind(end_to_end, runner)) for info, note, runner in named]
+        calls += [(info, note, END_TO_END, partial(end_to_end, runner)) for info, note, runner in named]
     samples: list[list[float]] = [[] for _ in calls]
     for done in range(warmup + runs):
         for (_, _, _, function), kept in zip(calls, samples, strict=True):
@@ -253,8 +239,9 @@ def compare_runners(
         LatencyRow(info, note, stage, Timing(f"{info.name}, {stage}", tuple(kept[warmup:])))
         for (info, note, stage, _), kept in zip(calls, samples, strict=True)
     ]
-    infos = [info for info, _, _ in named]
-    return LatencyTable(tuple(rows), _machine(), _versions(infos), datetime.now(UTC).isoformat(timespec="seconds"))
+    versions = {"Python": platform.python_version(), "NumPy": np.__version__}
+    versions |= {BACKEND_NAMES[info.backend]: info.version for info, _, _ in named}
+    return LatencyTable(tuple(rows), describe_machine(), versions, now())
 
 
 def _name_runners(runners: Mapping[str, Runner] | Sequence[Runner]) -> list[tuple[RunnerInfo, str, Runner]]:
@@ -276,21 +263,6 @@ def _name_runners(runners: Mapping[str, Runner] | Sequence[Runner]) -> list[tupl
     return named
 
 
-def _compute_calls(
-    named: list[tuple[RunnerInfo, str, Runner]], feed: Feed | Callable[[Runner], Feed]
-) -> list[tuple[RunnerInfo, str, str, Callable[[], Any]]]:
-    """The `COMPUTE` call of each runner on its own prepared feed."""
-    calls: list[tuple[RunnerInfo, str, str, Callable[[], Any]]] = []
-    for info, note, runner in named:
-        arrays = feed(runner) if callable(feed) else feed
-        calls.append((info, note, COMPUTE, _bind(runner.infer, arrays)))
-    return calls
-
-
-def _bind(function: Callable[[Any], Any], argument: Any) -> Callable[[], Any]:
-    return lambda: function(argument)
-
-
 def _time_call(function: Callable[[], Any], clock: Clock) -> float:
     """Milliseconds of one call; the result lives until the clock has been read."""
     start = clock()
@@ -305,16 +277,13 @@ def _check_counts(warmup: int, runs: int) -> None:
         raise InputError(f"got warmup={warmup} and runs={runs}, expected warmup of 0 or more and runs of 1 or more")
 
 
-def _machine() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """Processor, the cores this process may use, and the system; no host name."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {
-        "processor": processor_name(),
-        "cores": f"{cores} logical core{'s' if cores != 1 else ''}",
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+    system = f"{platform.system()} {platform.machine()}"
+    return {"processor": processor_name(), "cores": count(cores, "logical core"), "system": system}
 
 
-def _versions(infos: Sequence[RunnerInfo]) -> dict[str, str]:
-    known = {"Python": platform.python_version(), "NumPy": np.__version__}
-    return known | {BACKEND_NAMES[info.backend]: info.version for info in infos}
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

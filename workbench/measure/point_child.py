@@ -1,113 +1,129 @@
-"""Measure one point of a grid, in a process of its own: `python -m workbench.measure.point_child REQUEST.json`.
+"""Measure one point of a sweep, in a process of its own: `python -m workbench.measure.point_child`.
 
 A process of its own has a peak of memory of its own, and its crash is one row's reason instead of the end of all.
 """
 
+import itertools
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from workbench.core.contract import Runner
-from workbench.core.errors import InputError, ModelError
+from workbench.core.compare import compare_batches
+from workbench.core.contract import Runner, TensorSpec
+from workbench.core.errors import BackendUnavailableError, InputError, ModelError
 from workbench.core.packages import load_tensorflow, require_backend
 from workbench.core.process import Child, serve
+from workbench.measure.accuracy import LOOSE, Accuracy, Pictures, load_arrays
 from workbench.measure.latency import measure
-from workbench.measure.memory import used_bytes
-from workbench.measure.rows import time_columns
+from workbench.measure.row import time_columns
+from workbench.pictures.feeds import Feed
 from workbench.precision.rounding import profile_types, rounded_copy
-from workbench.precision.spec import EIGHT_BITS, TYPE_OF
+from workbench.precision.spec import TYPE_OF
 from workbench.runners.backends import open_runner
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 
 CHILD = "workbench.measure.point_child"
 WARMUP, LEAST_RUNS = 2, 5
 
-Feed = dict[str, np.ndarray]
+Order = Mapping[str, Any]
 
 
-def find_arithmetic(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Say what computes a network of a precision, and which file gives the answers of that precision.
+def run_child(order: Order, timeout_s: float) -> dict[str, Any]:
+    """Carry out an order in a process of its own.
 
     Args:
-        request: `target` (an `.onnx` file), `device`, `precision`, `batch`, `pictures` (see `run_point`) and `rounded`
-            (the `.onnx` file to write where this machine lacks the type).
+        order: `target` (the file, or a model's name), `backend`, `device`, `precision`, `batch`, `whole` (each feed is
+            a call of its own; else they are stacked to the batch), `first` (.npz of the feed that is timed),
+            `reference` (the float32 `.onnx` file), `specs` (shape and dtype of its inputs), `pictures` (the fields of
+            `Pictures`), `runs`, `seconds`; and `rounded`, the `.onnx` file to write where this machine lacks the
+            precision's type, if that has to be found out.
+        timeout_s: end it after this many seconds.
     Returns:
-        `real`, `arithmetic`, and `judged`: the target, or the file whose results are rounded to the type.
+        Columns of a row: all of them, or `real` and `arithmetic` of a network that has to be timed next.
+    Raises:
+        InputError: it failed, crashed or took too long; the message is the reason.
     """
-    precision, target = request["precision"], request["target"]
-    dtype = TYPE_OF[precision]
+    with Child(
+        CHILD, title="the process", advice="use a smaller batch", error=lambda text, log: InputError(text)
+    ) as child:
+        return child.run(order, timeout_s=timeout_s)
+
+
+def carry_out(order: dict[str, Any]) -> dict[str, Any]:
+    """Carry out what the parent ordered."""
+    if "rounded" not in order:
+        return _run(order, timed=True)
+    found, target = _find_arithmetic(order)
+    return found if found["real"] else found | _run({**order, "target": target}, timed=False)
+
+
+def _find_arithmetic(order: Order) -> tuple[dict[str, Any], str]:
+    """Say what computes a network of a precision, and which file gives the answers of that precision."""
+    precision, target = order["precision"], order["target"]
+    dtype = TYPE_OF[precision].partition("_")[0]
     try:
-        found = profile_types(target, _feed(_load(request["pictures"]), 0, request["batch"]), device=request["device"])
+        found = profile_types(target, _first(order), device=order["device"])
     except ModelError:
         found = None  # such as bfloat16 on a CPU
     if found is not None and found.is_mostly(dtype):
-        return {"real": True, "arithmetic": found.to_text(dtype), "judged": target}
-    if precision in EIGHT_BITS:
-        return {"real": False, "arithmetic": "float32 between Q/DQ pairs", "judged": target}
-    rounded_copy(target, request["rounded"])
-    return {"real": False, "arithmetic": f"float32, rounded to {dtype}", "judged": request["rounded"]}
+        return {"real": True, "arithmetic": found.to_text(dtype)}, target
+    if precision == "int8":  # what ONNX Runtime does between Q/DQ pairs is what int8 would answer
+        some = f"{found.to_text(dtype)}, else " if found is not None and found.count(dtype) else ""
+        return {"real": False, "arithmetic": f"{some}float32 between Q/DQ pairs"}, target
+    rounded_copy(target, order["rounded"])
+    return {"real": False, "arithmetic": f"float32, rounded to {dtype}"}, order["rounded"]
 
 
-def run_point(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Open a network, time it, and keep its answers.
-
-    Args:
-        request: `target` (the file, or a model's name), `backend`, `device`, `tf32`, `batch`, `timed` (False for the
-            answers alone), `runs`, `seconds`, `pictures` (.npz with the same number of pictures for each input) and
-            `answers` (the .npz to write).
-    Returns:
-        Columns of a row.
-    Raises:
-        WorkbenchError: it does not run here.
-    """
-    pictures, device = _load(request["pictures"]), request["device"]
-    load_tensorflow() if request["backend"] == "keras" else require_backend("onnxruntime", "base")
+def _run(order: Order, *, timed: bool) -> dict[str, Any]:
+    """Open a network, time it, and judge its answers."""
+    feed, device = _first(order), order["device"]
+    load_tensorflow() if order["backend"] == "keras" else require_backend("onnxruntime", "base")
     before = used_bytes(device, "VmRSS")
-    with _open(request) as runner:
-        columns = {"runner": runner.info.name}
-        if request["timed"]:
-            columns |= _time(runner, pictures, request)
+    with _open(order) as runner:
+        columns: dict[str, Any] = {"runner": runner.info.name}
+        if timed:
+            columns |= _time(runner, _named(runner.inputs, feed), order)
             columns |= _memory(before, used_bytes(device, "VmHWM"), device)
-        answers = _answers(runner, pictures, request["batch"])
-    np.savez(request["answers"], **answers)  # type: ignore[arg-type]  # names of outputs are keyword arguments
-    return columns
+        return columns | _judge(runner, order)
 
 
-def _load(path: str) -> Feed:
-    with np.load(path) as loaded:
-        return {name: loaded[name] for name in loaded.files}
+def _first(order: Order) -> Feed:
+    """The feed that is timed."""
+    arrays = load_arrays(order["first"])
+    return arrays if order["whole"] else _repeat(arrays, order["batch"])
 
 
-def _open(request: Mapping[str, Any]) -> Runner:
-    if not request["backend"].startswith("onnxruntime"):
-        return open_runner(request["target"], request["backend"])
-    tf32: dict[str, Any] = {"tf32": True} if request["tf32"] else {}
-    return OnnxRuntimeRunner(request["target"], device=request["device"], **tf32)
+def _open(order: Order) -> Runner:
+    if not order["backend"].startswith("onnxruntime"):
+        return open_runner(order["target"], order["backend"])
+    return OnnxRuntimeRunner(order["target"], device=order["device"], tf32=order["precision"] == "tf32")
 
 
-def _feed(pictures: Feed, first: int, batch: int) -> Feed:
-    """A batch that begins at one picture; after the last comes the first again."""
-    return {name: array.take(range(first, first + batch), axis=0, mode="wrap") for name, array in pictures.items()}
+def _repeat(arrays: Feed, batch: int) -> Feed:
+    """A batch of pictures; after the last comes the first again."""
+    return {name: array.take(range(batch), axis=0, mode="wrap") for name, array in arrays.items()}
 
 
-def _named(runner: Runner, feed: Feed) -> Feed:
-    """The feed under the runner's names."""
-    return feed if set(feed) == set(runner.inputs) else dict(zip(runner.inputs, feed.values(), strict=True))
+def _named(names: Sequence[str] | Mapping[str, Any], arrays: Feed) -> Feed:
+    """The arrays under these names, in their order, where they have others."""
+    if set(arrays) == set(names) or len(arrays) != len(names):
+        return arrays
+    return dict(zip(names, arrays.values(), strict=True))
 
 
-def _time(runner: Runner, pictures: Feed, request: Mapping[str, Any]) -> dict[str, Any]:
+def _time(runner: Runner, feed: Feed, order: Order) -> dict[str, Any]:
     """Time calls until there are enough of them or the time is over."""
-    feed = _named(runner, _feed(pictures, 0, request["batch"]))
     for _ in range(WARMUP):
         start = time.perf_counter()
         runner.infer(feed)
         seconds = time.perf_counter() - start
-    runs = min(request["runs"], max(LEAST_RUNS, int(request["seconds"] / max(seconds, 1e-9))))
+    runs = min(order["runs"], max(LEAST_RUNS, int(order["seconds"] / max(seconds, 1e-9))))
     timing = measure(lambda: runner.infer(feed), warmup=0, runs=runs)
-    return {**time_columns(timing.samples_ms, request["batch"]), "timed": "arrays of the host in and out"}
+    return {**time_columns(timing.samples_ms, order["batch"]), "timed": "arrays of the host in and out"}
 
 
 def _memory(before: int | None, after: int | None, device: str) -> dict[str, Any]:
@@ -117,33 +133,62 @@ def _memory(before: int | None, after: int | None, device: str) -> dict[str, Any
     return {"memory_mib": round(max(0, after - before) / 2**20, 1), "memory_of": f"growth of the {kind}"}
 
 
-def _answers(runner: Runner, pictures: Feed, batch: int) -> Feed:
-    """The answers to each picture once, in batches of the size that was timed."""
-    count = len(next(iter(pictures.values())))
-    parts = [runner.infer(_named(runner, _feed(pictures, first, batch))) for first in range(0, count, batch)]
-    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+def used_bytes(device: str, line: str) -> int | None:
+    """Memory in use on the GPU, or of this process: Linux's `VmRSS` is now, `VmHWM` the most so far; None elsewhere."""
+    try:
+        if device == "cuda":
+            from workbench.engine.memory import open_memory
+
+            free, total = open_memory().memory_info()
+            return total - free
+        text = Path("/proc/self/status").read_text(encoding="utf-8")
+    except (BackendUnavailableError, OSError):
+        return None
+    kib = next((row.split()[1] for row in text.splitlines() if row.startswith(f"{line}:")), None)
+    return None if kib is None else int(kib) * 1024
 
 
-def run_child(request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-    """Carry out a request in a process of its own.
+def _judge(runner: Runner, order: Order) -> dict[str, Any]:
+    """Compare the answers to all pictures with float32's, one picture of each at a time."""
+    accuracy, pictures = Accuracy(), Pictures(**order["pictures"])
+    specs = {name: TensorSpec(name, tuple(shape), dtype) for name, (shape, dtype) in order["specs"].items()}
 
-    Args:
-        request: see `run_point`, or `find_arithmetic` if it has `rounded`.
-        timeout_s: end it after this many seconds.
-    Returns:
-        What the function gave.
-    Raises:
-        InputError: it failed, crashed or took too long; the message is the reason.
-    """
-    with Child(
-        CHILD, title="the process", advice="use a smaller batch", error=lambda text, log: InputError(text)
-    ) as child:
-        return child.run(request, timeout_s=timeout_s)
+    with _open_reference(order) as reference:
+
+        def answers() -> Iterator[tuple[str, Feed, Feed]]:
+            for name, feed, other in _candidate_answers(runner, pictures.judged(specs), order):
+                one = reference.infer(feed)
+                other = _named(one, other)
+                accuracy.add(name, one, other, pictures.truth(name))
+                yield name, one, other
+
+        one, other = reference.info.name, runner.info.name
+        report = compare_batches(answers(), reference_name=one, candidate_name=other, tolerance=LOOSE)
+        return accuracy.columns(report)
 
 
-def carry_out(request: dict[str, Any]) -> dict[str, Any]:
-    """Carry out what the parent ordered."""
-    return find_arithmetic(request) if "rounded" in request else run_point(request)
+def _open_reference(order: Order) -> Runner:
+    """Float32 in ONNX Runtime, without TF32: on the GPU if the candidate computes there and it can."""
+    try:
+        return OnnxRuntimeRunner(order["reference"], device=order["device"])
+    except BackendUnavailableError:
+        return OnnxRuntimeRunner(order["reference"])
+
+
+def _candidate_answers(
+    runner: Runner, feeds: Iterator[tuple[str, Feed]], order: Order
+) -> Iterator[tuple[str, Feed, Feed]]:
+    """Name, feed and answer of each picture, computed in batches of the size that was timed."""
+    if order["whole"]:
+        for name, feed in feeds:
+            yield name, feed, runner.infer(_named(runner.inputs, feed))
+        return
+    while some := list(itertools.islice(feeds, order["batch"])):
+        ones = [{key: array[:1] for key, array in feed.items()} for _, feed in some]
+        stacked = {key: np.concatenate([feed[key] for feed in ones]) for key in ones[0]}
+        found = runner.infer(_named(runner.inputs, _repeat(stacked, order["batch"])))
+        for place, ((name, _), feed) in enumerate(zip(some, ones, strict=True)):
+            yield name, feed, {key: array[place : place + 1] for key, array in found.items()}
 
 
 if __name__ == "__main__":

@@ -1,163 +1,309 @@
-"""Rows of experiments: one JSON line per measured point, each with the machine and the versions it came from."""
+"""Rows of a sweep: their table with one sentence of advice, their files, and two runs held against each other."""
 
 import dataclasses
-import hashlib
 import json
 import os
-import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import numpy as np
+from matplotlib.figure import Figure
 
-from workbench.core.errors import InputError, OutputError
+from workbench.core.errors import BackendUnavailableError, InputError
 from workbench.core.files import data_file
-from workbench.core.packages import processor_name
+from workbench.core.packages import require_backend
+from workbench.core.report import Cells, Report, Status, Table, count
+from workbench.measure.figures import pareto_figure, precision_figure, throughput_figure
+from workbench.measure.latency import format_ms
+from workbench.measure.row import FAILED, OK, ROUNDING, pareto
+from workbench.measure.row import Row as Row
 
 RECORDINGS = "recordings"
 """Runs that were measured on other machines, as JSON lines, in `data/`."""
 
-OK, FAILED = "ok", "failed"
+WORTH = 1.05
+"""A precision is faster than another one only if it is by this factor; less is noise between two runs."""
+
+SAME_ERROR = 1.5
+"""Errors whose ratio is no more than this are the same: batches and kernels round in another order."""
+
+SHOWN_WORST = 3
 
 
 @dataclass(frozen=True)
-class Row:
-    """One point of a grid: what ran where, how long it took, and how far its answers are from float32.
+class Rows(Report):
+    """Measured points: failed ones with their reason, recorded ones marked.
 
     Attributes:
-        network: its name.
-        network_sha256: see `network_digest`: another network of the same name is another measurement.
-        precision: what was asked for, such as `"fp16"`.
-        backend: what it was asked from, such as `"onnxruntime"` or `"onnxruntime-cuda"`.
-        batch: pictures in a call.
-        height: of the pictures in pixels; None for a network that takes none.
-        width: the same across.
-        machine: GPU if one computed, processor, cores and system.
-        versions: of Python, NumPy, ONNX and the runner.
-        date: when, in UTC, ISO 8601.
-        status: `"ok"`, or `"failed"`: the figures are then None, or not to be used.
-        reason: why it failed; empty otherwise.
-        runner: the runner's own name.
-        arithmetic: what the numbers really were while it computed.
-        real: whether that is the arithmetic of the precision; if not, the times say nothing about it.
-        timed: what a call was, such as "host arrays in and out".
-        latency_ms: median time of a call.
-        minimum_ms: the fastest call.
-        p95_ms: 95 of 100 calls took no longer.
-        runs: measured calls.
-        images_per_s: pictures in a second at the median time.
-        error: difference from float32's answers to the same pictures, L2 norms, relative.
-        error_against: what gave those answers.
-        memory_mib: what `memory_of` says, in MiB.
-        memory_of: how memory was measured.
-        file_mib: size of the file that ran, in MiB.
-        note: what a reader should know besides.
-        recording: name of the recording; empty for what was measured on this machine.
+        rows: in the order of the points.
+        limit: how much of a row's `measure` may be lost, 0..1.
     """
 
-    network: str
-    network_sha256: str
-    precision: str
-    backend: str
-    batch: int
-    height: int | None
-    width: int | None
-    machine: str
-    versions: str
-    date: str
-    status: str = OK
-    reason: str = ""
-    runner: str = ""
-    arithmetic: str = ""
-    real: bool = True
-    timed: str = ""
-    latency_ms: float | None = None
-    minimum_ms: float | None = None
-    p95_ms: float | None = None
-    runs: int = 0
-    images_per_s: float | None = None
-    error: float | None = None
-    error_against: str = ""
-    memory_mib: float | None = None
-    memory_of: str = ""
-    file_mib: float | None = None
-    note: str = ""
-    recording: str = ""
+    rows: Sequence[Row]
+    limit: float = 0.01
 
     def __post_init__(self) -> None:
-        """Refuse a row that could be taken for one of TensorRT."""
-        if "tensorrt" in self.runner.lower() and not self.backend.startswith("tensorrt"):
-            raise InputError(f"got the runner {self.runner!r} for the backend {self.backend!r}, which is not TensorRT")
+        object.__setattr__(self, "rows", tuple(self.rows))
 
     @property
-    def ok(self) -> bool:
-        """Whether the figures count."""
-        return self.status == OK
+    def verdict(self) -> str:
+        """Which precision to take and why, where there are several of one network; else how many were measured."""
+        groups = self._groups()
+        chosen = next((rows for rows in groups if len(rows) > 1 and rows[0].precision == "fp32"), [])
+        if chosen and len({row.network for row in self.rows}) == 1:
+            where = f"{chosen[0].subject}, batch {chosen[0].batch}, {chosen[0].backend}: " if len(groups) > 1 else ""
+            return where + advise(chosen, self.limit)
+        failed = sum(not row.ok for row in self.rows)
+        return f"{count(len(self.rows), 'point')}{f', {failed} failed' if failed else ''}."
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, which: int | str) -> Row: ...
+    @overload
+    def __getitem__(self, which: slice) -> "Rows": ...
+    def __getitem__(self, which: int | str | slice) -> "Row | Rows":
+        """The row at a place, or the only row of a precision; KeyError where none has it, InputError where several."""
+        if isinstance(which, slice):
+            return Rows(self.rows[which], self.limit)
+        if isinstance(which, int):
+            return self.rows[which]
+        found = [row for row in self.rows if row.precision == which]
+        if len(found) > 1:
+            raise InputError(f"got {which!r}, which {len(found)} rows have, expected one; take it from a list of rows")
+        if not found:
+            raise KeyError(which)
+        return found[0]
 
     @property
-    def ms_per_image(self) -> float | None:
-        """Median time of a call, divided by its pictures."""
-        return None if self.latency_ms is None else self.latency_ms / self.batch
+    def judged(self) -> tuple[Row, ...]:
+        """The rows that have answers, without those of float32."""
+        return tuple(_judged(self.rows))
 
     @property
-    def point(self) -> tuple[Any, ...]:
-        """What was asked for; the same on every machine."""
-        return (self.network, self.precision, self.backend, self.batch, self.height, self.width)
+    def status(self) -> Status:
+        """Whether each precision that was judged loses no more than is allowed; inconclusive where none was."""
+        if not self.judged:
+            return "inconclusive"
+        return "pass" if all(row.within(self.limit) for row in self.judged) else "fail"
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What makes a measurement a repetition of another one: the point, the network's bytes, machine, versions."""
-        return (*self.point, self.network_sha256, self.machine, self.versions)
+    def within_limit(self, row: Row) -> bool:
+        """Whether a row has answers, all of them finite, and loses no more than is allowed."""
+        return row.within(self.limit)
 
-    @property
-    def where(self) -> str:
-        """What computed it, marked where that was another machine's run."""
-        name = self.runner or self.backend
-        return f"{name}, recording" if self.recording else name
+    def pareto(self, x: str = "latency_ms", y: str = "relative_l2") -> "Rows":
+        """The rows that no other row beats in one column without losing in the other, the best in `x` first.
 
-    @property
-    def title(self) -> str:
-        """Network, size, batch, precision and backend in one phrase."""
-        size = "" if self.height is None else f" {self.height}x{self.width}"
-        return f"{self.network}{size}, batch {self.batch}, {self.precision}, {self.backend}"
+        Args:
+            x: a column of `workbench.measure.row.AXES`.
+            y: another one.
+        Raises:
+            InputError: an unknown column, or rows of several networks or sizes.
+        """
+        return Rows(pareto(self.rows, x, y), self.limit)
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a line for each row.
+
+        Raises:
+            BackendUnavailableError: pandas is not installed.
+        """
+        try:
+            pandas = require_backend("pandas", "dev")
+        except BackendUnavailableError as error:
+            raise BackendUnavailableError(
+                "to_frame() needs pandas, which is not here; run: pip install pandas"
+            ) from error
+        return pandas.DataFrame([dataclasses.asdict(row) for row in self.rows])
+
+    def figure(self, kind: str = "auto", **columns: str) -> Figure:
+        """Draw the rows.
+
+        Args:
+            kind: `"precision"` (accuracy against size and time), `"pareto"` (two columns, `x` and `y`),
+                `"throughput"` (pictures per second over the batch), or `"auto"`: precision where several were judged
+                in one batch and backend, throughput where only batches differ, else pareto.
+            columns: `x` and `y` of `"pareto"`.
+        Raises:
+            InputError: another kind, or rows that have nothing to draw.
+        """
+        if kind == "auto":
+            batches, alone = {row.batch for row in self.rows}, len(self._groups()) == 1
+            other = "throughput" if not self.judged and len(batches) > 1 and not columns else "pareto"
+            kind = "precision" if alone and self.judged and not columns else other
+        if kind == "precision":
+            return precision_figure(self.rows, self.limit)
+        if kind == "throughput":
+            return throughput_figure(self.rows)
+        if kind != "pareto":
+            raise InputError(f"got the figure {kind!r}, expected auto, precision, pareto or throughput")
+        return pareto_figure(self.rows, **columns)
+
+    def _groups(self) -> list[list[Row]]:
+        """The rows that differ in precision only, together, float32 first."""
+        groups: dict[Any, list[Row]] = {}
+        for row in sorted(self.rows, key=lambda row: row.precision != "fp32"):
+            groups.setdefault(row.group, []).append(row)
+        return list(groups.values())
+
+    def _measure(self) -> str:
+        """What the scores of all rows are; a neutral word where they differ."""
+        names = {row.measure for row in self.judged or self.rows if row.ran}
+        return names.pop() if len(names) == 1 else "score"
+
+    def _tables(self) -> list[Table]:
+        builders = list(dict.fromkeys(row.plan_note for row in self.rows if row.plan_mib is not None))
+        plan = (f"plan, {' or '.join(builders)}, MiB",) if builders else ()
+        headings = (
+            "point", "computed by", "arithmetic", "max error of range", "relative L2", self._measure(), "change",
+            "NaN, Inf", "ms, median", "pictures/s", "memory, MiB", "file, MiB", *plan,
+        )  # fmt: skip
+        return [Table(headings, [self._cells(row, bool(plan)) for row in self.rows])] if self.rows else []
+
+    def _cells(self, row: Row, plan: bool) -> Cells:
+        change = "-" if row.loss is None or row.precision == "fp32" else f"{0 - row.loss:+.4f}"
+        if row.ran and row.precision != "fp32" and not self.within_limit(row):
+            change += " too much"
+        return (
+            row.title, row.where, row.arithmetic or "-",
+            _number(row.max_error_of_range, ".1e") if row.ran else "failed",
+            _number(row.relative_l2, ".1e"), _number(row.score, ".4f"), change,
+            "-" if row.nan is None else f"{row.nan}, {row.inf}", _ms(row), _number(row.images_per_s),
+            _number(row.memory_mib), _number(row.file_mib), *((_number(row.plan_mib),) if plan else ()),
+        )  # fmt: skip
+
+    def _remarks(self) -> Iterator[str]:
+        several = len(self._groups()) > 1
+        name = {row: row.title if several else row.precision for row in self.rows}
+        for row in self.rows:
+            if row.ran and row.images is not None:
+                against = "the labels" if row.miou is not None or row.accuracy is not None else "fp32"
+                yield (
+                    f"{row.network}, {count(row.images, 'image')}. Errors are against float32's answers; {row.measure} "
+                    f"is against {against}, and may fall by {self.limit:g}."
+                )
+        yield from (f"{name[row]} did not run: {row.reason.rstrip('.')}." for row in self.rows if not row.ran)
+        unreal = list(dict.fromkeys(row.precision for row in self.judged if not row.real))
+        if unreal:
+            listed = " or ".join(filter(None, [", ".join(unreal[:-1]), unreal[-1]]))
+            yield (
+                f"This machine does not compute in {listed}: their errors are simulated, and they have neither "
+                "time nor memory here."
+            )
+        for row in self.judged:
+            yield from _about(row, name[row])
+        if any("the judged ones among them" in row.note for row in self.rows):
+            yield "The 8-bit scales come from the very images that are judged; calibrate on others for a fair figure."
+        if any(row.images == 1 for row in self.rows):
+            yield "Only one image was judged; several different ones show more."
+        yield from (f"{row.machine}, {row.date}." for row in self.rows[-1:])
+
+    def _content(self) -> dict[str, Any]:
+        rows = [dataclasses.asdict(row) | {"within_limit": self.within_limit(row)} for row in self.rows]
+        return {"passed": self.passed, "verdict": self.verdict, "limit": self.limit, "rows": rows}
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+def _about(row: Row, name: str) -> Iterator[str]:
+    """What a row keeps in float32, where its answers differ, and why it has no plan."""
+    if row.kept:
+        names = ", ".join(str(entry[0]) for entry in row.kept[:SHOWN_WORST])
+        more = f" and {len(row.kept) - SHOWN_WORST} more" if len(row.kept) > SHOWN_WORST else ""
+        yield f"{name} keeps {count(len(row.kept), 'node')} in float32: {names}{more} ({row.kept[0][2]})."
+    if row.worst and row.worst[0][1] < 1:
+        worst = ", ".join(f"{picture} ({100 * share:.4g} %)" for picture, share in row.worst[:SHOWN_WORST])
+        yield f"{name} agrees least with fp32 on {worst}."
+    if row.plan_note and row.plan_mib is None:
+        yield f"{name} has no plan: {row.plan_note.rstrip('.')}."
 
 
-def append_row(path: str | os.PathLike[str], row: Row) -> None:
-    """Add a row to a file of JSON lines; what an interrupted write left unfinished at its end is cut off first.
-
-    Raises:
-        OutputError: the file cannot be written.
-        InputError: a figure is NaN or infinite, which JSON cannot hold.
-    """
-    try:
-        line = json.dumps(dataclasses.asdict(row), allow_nan=False)
-    except ValueError as error:
-        raise InputError(f"{row.title}: got a figure that is not finite, expected numbers or None") from error
-    try:
-        with open(path, "a+b") as file:
-            file.seek(0)
-            whole = file.read().rfind(b"\n") + 1
-            file.truncate(whole)
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose another folder"
-        ) from error
+def _judged(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.precision != "fp32" and (row.broken or (row.ok and row.loss is not None))]
 
 
-def load_rows(path: str | os.PathLike[str]) -> list[Row]:
+def advise(rows: Sequence[Row], limit: float) -> str:
+    """Say which precision of a group to take: the fastest that keeps its answers, where speed is real; else fp16."""
+    base, judged = rows[0], _judged(rows)
+    good, bad = ([row for row in judged if row.within(limit) is kept] for kept in (True, False))
+    if not judged:
+        return f"Nothing to advise: no precision but {base.precision} ran here."
+    if not good:
+        return f"Stay with {base.precision}: {'; '.join(f'{row.precision} {_verb(row, limit)}' for row in bad)}."
+    fast = [row for row in good if row.latency_ms]
+    choice = _by_speed(base, good, fast) if fast and base.latency_ms else _by_size(base, good)
+    return f"{choice}{''.join(f'; not {row.precision}: it {_verb(row, limit)}' for row in bad)}."
+
+
+def _by_speed(base: Row, good: Sequence[Row], fast: Sequence[Row]) -> str:
+    """The fastest, if it is worth it, and the row that a reader would ask about next."""
+    best = min(fast, key=_time)
+    half = next((row for row in fast if row.precision == "fp16"), None)
+    if half is not None and _time(half) < WORTH * _time(best):
+        best = half  # as fast, and closer to float32
+    if _time(base) < WORTH * _time(best):
+        text = f"Stay with {base.precision} on this machine: {best.precision} takes {_times(best, base)}"
+    else:
+        faster = f"{_time(base) / _time(best):.1f} times as fast as {base.precision}"
+        text = f"Take {best.precision}: it is {faster} ({_times(best, base)}), {_cost(best)}"
+    eight = next((row for row in fast if row.precision == "int8"), None)
+    if eight is not None and best is half and _time(eight) > WORTH * _time(half):
+        return f"{text}; int8 is slower than fp16 here ({_times(eight, half)})"
+    if best is not half and half is not None:
+        text += f"; fp16 takes {_ms(half)} ms"
+    elif half is None and any(row.precision == "fp16" for row in good):
+        text += "; this machine has no float16 arithmetic, so compare it with fp16 on the GPU"
+    return text
+
+
+def _by_size(base: Row, good: Sequence[Row]) -> str:
+    """Where no speed is known: float16 is the safe first step, whatever is smaller has to be measured."""
+    best = next((row for row in good if row.precision == "fp16"), good[0])
+    sizes = ""
+    if best.plan_mib and base.plan_mib:
+        sizes = f", and its plan takes {100 * best.plan_mib / base.plan_mib:.0f} % of {base.precision}'s"
+    elif best.file_mib and base.file_mib and best.file_mib < base.file_mib:
+        sizes = f", and its file shrinks from {base.file_mib:.3g} to {best.file_mib:.3g} MiB"
+    text = f"Take {best.precision}: {_cost(best)}{sizes}; how fast it is, only the target machine can tell"
+    other = next((row for row in good if row is not best and row.precision in ("int8", "fp8")), None)
+    return text + (f", and whether {other.precision} ({_cost(other)}) gains more" if other is not None else "")
+
+
+def _cost(row: Row) -> str:
+    loss = row.loss or 0.0
+    return f"{row.measure} {f'stays at {row.score:.4f}' if abs(loss) < 5e-5 else f'changes by {-loss:+.4f}'}"
+
+
+def _verb(row: Row, limit: float) -> str:
+    if row.broken:
+        return f"answers {count((row.nan or 0) + (row.inf or 0), 'NaN or infinite value')}"
+    return f"loses {row.loss or 0.0:.4f} of {row.measure} ({limit:g} allowed)"
+
+
+def _time(row: Row) -> float:
+    return row.latency_ms or float("inf")
+
+
+def _times(one: Row, other: Row) -> str:
+    return f"{_ms(one)} against {_ms(other)} ms"
+
+
+def _ms(row: Row) -> str:
+    return "-" if row.latency_ms is None else format_ms(row.latency_ms)
+
+
+def _number(value: float | None, style: str = ".4g") -> str:
+    return "-" if value is None else format(value, style)
+
+
+def load_rows(path: str | os.PathLike[str]) -> Rows:
     """Read the rows of a file; of several that repeat one measurement the last one counts.
 
     Args:
-        path: JSON lines, as `append_row` writes them. An unfinished last line is left out.
+        path: JSON lines, as `workbench.measure.row.append_row` writes them. An unfinished last line is left out.
     Returns:
         The rows, in the order in which their points first appear.
     Raises:
@@ -174,10 +320,10 @@ def load_rows(path: str | os.PathLike[str]) -> list[Row]:
         if line.strip():
             row = _parse(line, f"{path}, line {number}")
             rows[row.key] = row
-    return list(rows.values())
+    return Rows([*rows.values()])
 
 
-def load_recording(name: str) -> list[Row]:
+def load_recording(name: str) -> Rows:
     """Read a run that was recorded on another machine; each row, and every figure of it, says so.
 
     Args:
@@ -190,7 +336,7 @@ def load_recording(name: str) -> list[Row]:
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in folder.glob("*.jsonl"))) or "none is here"
         raise InputError(f"got the recording {name!r}, expected one of: {known}")
-    return [dataclasses.replace(row, recording=name) for row in load_rows(path)]
+    return Rows([dataclasses.replace(row, recording=name) for row in load_rows(path)])
 
 
 def _parse(line: str, where: str) -> Row:
@@ -205,92 +351,100 @@ def _parse(line: str, where: str) -> Row:
     return row
 
 
-def describe_machine(gpu: str = "") -> str:
-    """The GPU that computes, if one does, the processor, the cores this process may use, and the system; no host name.
+@dataclass(frozen=True)
+class RunComparison(Report):
+    """Two runs of the same points, such as of two versions or two machines.
+
+    Attributes:
+        pairs: (row of the first run, row of the second) of each point that both have.
+        only_first: points that the second run lacks.
+        only_second: points that the first run lacks.
+    """
+
+    pairs: tuple[tuple[Row, Row], ...]
+    only_first: tuple[Row, ...]
+    only_second: tuple[Row, ...]
+
+    @property
+    def verdict(self) -> str:
+        """How many points are slower, faster, or answer differently."""
+        return (
+            f"{count(len(self.pairs), 'point')} in both runs: {len(self.slower)} slower, "
+            f"{sum(_changed_time(*pair) < 0 for pair in self.pairs)} faster, "
+            f"{len(self.changed_answers)} with other answers"
+        )
+
+    @property
+    def slower(self) -> tuple[tuple[Row, Row], ...]:
+        """The pairs whose second row is slower, beyond the scatter of both."""
+        return tuple(pair for pair in self.pairs if _changed_time(*pair) > 0)
+
+    @property
+    def changed_answers(self) -> tuple[tuple[Row, Row], ...]:
+        """The pairs of which one failed, or whose errors or networks differ."""
+        return tuple(pair for pair in self.pairs if _changed_answers(*pair))
+
+    def _tables(self) -> list[Table]:
+        headings = ("point", "ms, first", "ms, second", "ratio", "L2, first", "L2, second", "what changed")
+        return [Table(headings, [self._cells(*pair) for pair in self.pairs])]
+
+    def _cells(self, first: Row, second: Row) -> Cells:
+        ratio = "-" if not (first.latency_ms and second.latency_ms) else f"{second.latency_ms / first.latency_ms:.2f}"
+        errors = (_number(row.relative_l2, ".1e") if row.ok else "failed" for row in (first, second))
+        time = {1: "slower", -1: "faster", 0: ""}[_changed_time(first, second)]
+        changed = ", ".join(filter(None, [time, _changed_answers(first, second)]))
+        return (first.title, _ms(first), _ms(second), ratio, *errors, changed)
+
+    def _remarks(self) -> Iterator[str]:
+        for which in ("machine", "versions"):
+            first, second = ({getattr(pair[side], which) for pair in self.pairs} for side in (0, 1))
+            if first != second:
+                yield f"{which}: {' and '.join(sorted(first))} -> {' and '.join(sorted(second))}"
+        for name, rows in (("first", self.only_first), ("second", self.only_second)):
+            yield from (f"only in the {name} run: {row.title}" for row in rows)
+
+
+def compare_runs(first: Iterable[Row], second: Iterable[Row]) -> RunComparison:
+    """Hold two runs against each other, point by point.
+
+    A time has changed only if each run's median lies outside what the other run saw between its fastest call and its
+    95th percentile: less is scatter.
 
     Args:
-        gpu: its name.
+        first: rows of one run; of several of one point the last counts.
+        second: those of the other.
+    Raises:
+        InputError: the runs have no point in common.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parts = [gpu, processor_name(), f"{cores} cores", f"{platform.system()} {platform.machine()}"]
-    return ", ".join(part for part in parts if part)
+    left: Mapping[Any, Row] = {row.point: row for row in first}
+    right: Mapping[Any, Row] = {row.point: row for row in second}
+    pairs = tuple((row, right[point]) for point, row in left.items() if point in right)
+    if not pairs:
+        raise InputError(
+            f"got runs of {len(left)} and {len(right)} points with none in common, expected the same networks, "
+            "precisions, backends, batches and sizes in both"
+        )
+    only_first = tuple(row for point, row in left.items() if point not in right)
+    return RunComparison(pairs, only_first, tuple(row for point, row in right.items() if point not in left))
 
 
-def describe_versions(**others: str) -> str:
-    """The versions of Python and NumPy, and those given, such as `onnx="1.23.2"`.
-
-    >>> describe_versions(onnx="1.23.2").split(", ")[2]
-    'onnx 1.23.2'
-    """
-    known = {"Python": platform.python_version(), "NumPy": np.__version__, **others}
-    return ", ".join(f"{name} {version}" for name, version in known.items())
-
-
-def network_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of what a network computes: its ends, operators and weights, whatever they are called.
-
-    An exporter may name and order the same nodes in another way each time, so a hash of the file tells nothing.
-    """
-    import onnx
-
-    graph = onnx.load(os.fspath(path)).graph
-    constants = [entry.t for node in graph.node for entry in node.attribute if entry.HasField("t")]
-    weights = sorted(_tensor_digest(tensor) for tensor in (*graph.initializer, *constants))
-    ends = [str(value.type) for value in (*graph.input, *graph.output)]
-    operators = sorted(node.op_type for node in graph.node)
-    return hashlib.sha256(json.dumps([ends, operators, weights]).encode()).hexdigest()
+def _changed_time(first: Row, second: Row) -> int:
+    """1 if the second is slower beyond the scatter, -1 if it is faster, else 0."""
+    times = (first.latency_ms, first.minimum_ms, first.p95_ms, second.latency_ms, second.minimum_ms, second.p95_ms)
+    if None in times or not (first.ok and second.ok):
+        return 0
+    median, least, most, other_median, other_least, other_most = (time or 0.0 for time in times)
+    if other_median > most and median < other_least:
+        return 1
+    return -1 if other_median < least and median > other_most else 0
 
 
-def _tensor_digest(tensor: Any) -> str:
-    from onnx import numpy_helper
-
-    array = numpy_helper.to_array(tensor)
-    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def time_columns(samples_ms: Sequence[float], batch: int) -> dict[str, Any]:
-    """The columns of a row that come from the times of its calls.
-
-    Args:
-        samples_ms: one time per call, in milliseconds.
-        batch: pictures in a call.
-
-    >>> time_columns([1.0, 2.0, 6.0], batch=4)["images_per_s"]
-    2000.0
-    """
-    median = float(np.median(samples_ms))
-    return {
-        "latency_ms": round(median, 5),
-        "minimum_ms": round(min(samples_ms), 5),
-        "p95_ms": round(float(np.percentile(samples_ms, 95)), 5),
-        "runs": len(samples_ms),
-        "images_per_s": round(batch * 1e3 / median, 3),
-    }
-
-
-def relative_l2(reference: Iterable[np.ndarray], candidate: Iterable[np.ndarray]) -> float:
-    """Norm of the difference over the norm of the reference, over all arrays, one picture at a time.
-
-    Args:
-        reference: arrays whose axis 0 is the picture.
-        candidate: as many, of the same shapes.
-    Returns:
-        0.0 where both are equal; infinity where a candidate has NaN or infinity.
-
-    >>> relative_l2([np.array([[3.0, 4.0]])], [np.array([[3.0, 4.5]])])
-    0.1
-    """
-    wrong = right = 0.0
-    for first, second in zip(reference, candidate, strict=True):
-        for one, other in zip(first, second, strict=True):
-            difference = np.subtract(other, one, dtype=np.float64)
-            wrong += float(np.vdot(difference, difference))
-            right += float(np.square(one, dtype=np.float64).sum())
-    if not np.isfinite(wrong):
-        return float("inf")
-    return float(np.sqrt(wrong / right)) if right else float(np.sqrt(wrong))
+def _changed_answers(first: Row, second: Row) -> str:
+    if first.ok != second.ok:
+        return "fails now" if first.ok else "failed before"
+    if first.network_sha256 != second.network_sha256:
+        return "another network of this name"
+    if first.relative_l2 is None or second.relative_l2 is None:
+        return ""
+    small, large = sorted((first.relative_l2, second.relative_l2))
+    return "the error" if large > SAME_ERROR * max(small, ROUNDING) else ""

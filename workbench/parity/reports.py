@@ -181,6 +181,9 @@ class StagesReport(Report):
             yield f"Errors: the largest from the stage before, as a share of that one's range; allowed: {allowed:.0e}."
         for report in self._failed():
             yield from report._remarks()
+        for report in list(self._compared().values())[-1:]:
+            if report.status != "fail" and len(report.worst) > 1:
+                yield f"Worst: {', '.join(f'{name} ({error:.1e})' for name, error in report.worst[:3])}."
         yield from (f"Note: {note}" for report in self.reports for note in report.notes)
         yield from (f"Note: {note}" for note in self.notes)
         if self.divergence is not None:
