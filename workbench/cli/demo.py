@@ -54,18 +54,11 @@ def run_demo(
     weights: str = "imagenet",
     progress: bool = True,
 ) -> DemoResult:
-    """Convert ResNet-50 and the segmentation network, run both forms, compare, draw and write everything.
+    """Convert ResNet-50 and the segmentation network, run both forms, compare, draw and write everything to `out`.
 
-    Args:
-        out: folder for figures, reports and ONNX files.
-        images: a folder of the reader's own pictures; built-in ones when None.
-        weights: of ResNet-50, `"imagenet"` (falls back to calibrated random weights and says so) or `"random"`.
-        progress: show bars.
-    Returns:
-        The reports and the files written.
-    Raises:
-        ImageError: a file in `images` is not an image.
-        OutputError: `out` cannot be written to.
+    `images` is a folder of the reader's own pictures. ResNet-50's `weights` are `"imagenet"`, which falls back to
+    calibrated random weights and says so, or `"random"`. ImageError for a file in `images` that is none, OutputError
+    where `out` cannot be written to.
     """
     folder = make_folder(out)
     own = None if images is None else list(read_folder(images))
@@ -106,14 +99,7 @@ def _resnet50(
 def classification_figure(
     picture: Picture, logits: Sequence[np.ndarray], network: resnet50.ResNet50, infos: Sequence[RunnerInfo]
 ) -> Figure:
-    """Draw the top-5 bars of one picture where the classes mean something, else all logits against each other.
-
-    Args:
-        picture: the first picture of the logits.
-        logits: two (N, 1000) arrays, reference and candidate.
-        network: tells whether the weights are ImageNet's.
-        infos: the two runners.
-    """
+    """Draw the top-5 bars of the first picture of (N, 1000) logits where classes mean something, else all logits."""
     reference, candidate = logits
     if network.weights != "imagenet":
         return figures.logits_figure(reference, candidate, infos[0], infos[1], note=network.note)
@@ -136,23 +122,18 @@ def _segmentation(
         bar.update()
         paths = [_draw(picture, reference, candidate, folder) for picture in pictures]
         first = pictures[0].image
-        table = time_runners(
-            [reference, candidate],
-            {"input": street_input(first, STREET_SIZE)},
-            end_to_end=lambda runner: segmentation_answer(runner, first),
-            runs=10,
-        )
+        runners, feed = [reference, candidate], {"input": street_input(first, STREET_SIZE)}
+        table = time_runners(runners, feed, end_to_end=lambda runner: segmentation_answer(runner, first), runs=10)
     paths.append(save_figure(latency_figure(table), folder / "fcn_vgg16_latency.png"))
     bar.update()
     return report, [onnx_path, *paths]
 
 
 def _draw(picture: Picture, reference: Runner, candidate: Runner, folder: Path) -> Path:
-    labels = [segmentation_answer(runner, picture.image) for runner in (reference, candidate)]
     image = picture.image
+    first, second = (Panel(runner.info, segmentation_answer(runner, image)) for runner in (reference, candidate))
     if image.shape[:2] != STREET_SIZE:
         image = np.clip(np.rint(rescale_image(image, (*STREET_SIZE, 3))), 0, 255).astype(np.uint8)
-    first, second = Panel(reference.info, labels[0]), Panel(candidate.info, labels[1])
     truth = None if picture.truth is None else fit_labels(picture.truth, STREET_SIZE)
     figure = figures.side_by_side(image, truth, first, second)
     return save_figure(figure, folder / f"fcn_vgg16_{Path(picture.name).stem}.png")
@@ -181,15 +162,12 @@ def _write_reports(reports: dict[str, ParityReport], folder: Path) -> list[Path]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("--images", type=Path, metavar="DIR", help="your own pictures instead of the built-in ones")
+    out = Path("demo_output")
+    parser.add_argument("-o", "--output", type=Path, default=out, metavar="DIR", help=f"default: {out}")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("demo_output"), metavar="DIR", help="default: demo_output"
-    )
-    parser.add_argument(
-        "--weights",
-        choices=("imagenet", "random"),
-        default="imagenet",
+        "--weights", choices=("imagenet", "random"), default="imagenet",
         help="of ResNet-50; imagenet comes from Keras's cache or the network, and falls back to random, saying so",
-    )
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -197,7 +175,5 @@ def run(options: argparse.Namespace) -> int:
     result = run_demo(options.output, options.images, weights=options.weights)
     for name, report in result.reports.items():
         print(f"\n{name}: {report.to_text()}")
-    print("\nwritten:")
-    for path in result.files:
-        print(f"  {path}")
+    print("\nwritten:", *result.files, sep="\n  ")
     return 0 if result.passed else 1

@@ -60,26 +60,19 @@ def open_street_network(
     at_once: int = 1,
     spatial: tuple[int, int] | None = None,
 ) -> Iterator[tuple[Runner, str]]:
-    """Open the demonstration network, or another one for Cityscapes' classes.
+    """Open the demonstration network, or another one for Cityscapes' classes: the runner, and a name only it has.
 
-    Args:
-        weights: see `fcn_vgg16.weights_path`. The network is converted to ONNX once, which needs Keras, and kept
-            in the cache.
-        model: open this file instead: an `.onnx` or a `.plan`, which need no Keras, or what `convert` takes.
-        backend: see `open_runner`.
-        progress: show a bar while the network is converted.
-        at_once: how many threads will call an ONNX network; the processor's cores are shared among them.
-        spatial: (height, width) in pixels for a model that leaves them open and has to be converted.
-    Yields:
-        The runner, and a short name that only this network has.
-    Raises:
-        InputError: a network of other inputs or outputs.
-        ModelError: the file, or the weights, cannot be opened.
-        BackendUnavailableError: Keras, or the backend, is needed and missing.
+    The network of `weights` (see `fcn_vgg16.weights_path`) is converted to ONNX once, which needs Keras, and kept in
+    the cache. `model` is a file instead: an `.onnx` or a `.plan`, which need no Keras, or what `convert` takes, with
+    `spatial`, (height, width) in pixels, where it leaves them open. `at_once` threads will call an ONNX network; the
+    processor's cores are shared among them. InputError for a network of other inputs or outputs; for what cannot be
+    opened, ModelError or BackendUnavailableError.
     """
     with contextlib.ExitStack() as stack:
         if model is not None:
-            file = target = _existing(Path(model))
+            file = target = Path(model)
+            if not file.exists():
+                raise ModelError(f"{file} does not exist; give an .onnx file, a .plan or a Keras model")
             if file.suffix.lower() not in (".onnx", ".plan", ".engine") and backend in ("auto", "onnxruntime"):
                 target = stack.enter_context(as_onnx(file, spatial=spatial, progress=progress))
         else:
@@ -87,7 +80,8 @@ def open_street_network(
             target = _network(file, backend, stack, progress)
         runner = stack.enter_context(_open(target, backend, at_once))
         _check_network(runner)
-        yield runner, _digest(file)
+        files = [file, *(external_files(file) if file.suffix.lower() == ".onnx" else [])]
+        yield runner, "-".join(map(content_digest, files))
 
 
 def _open(target: Any, backend: str, at_once: int) -> Runner:
@@ -99,14 +93,7 @@ def _open(target: Any, backend: str, at_once: int) -> Runner:
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _existing(model: Path) -> Path:
-    if not model.exists():
-        raise ModelError(f"{model} does not exist; give an .onnx file, a .plan or a Keras model")
-    return model
 
 
 def _network(weights: Path, backend: str, stack: contextlib.ExitStack, progress: bool) -> Any:
@@ -138,36 +125,22 @@ def _network(weights: Path, backend: str, stack: contextlib.ExitStack, progress:
 def segment_image(
     runner: Runner, image: NDArray[np.uint8], lock: contextlib.AbstractContextManager[Any] | None = None
 ) -> NDArray[np.uint8]:
-    """Go from a picture of any size to its label map of the same size.
+    """Go from an (H, W, 3) uint8 RGB picture to its (H, W) uint8 train ids, 255 for void.
 
-    The picture is resized with Pillow's smoothing bilinear filter, 20 times faster than `rescale_image` and 0.4 of
-    255 from it on average; labels are resized to the nearest.
-
-    Args:
-        runner: a network with logits, float32 (batch, 3, h, w) to (batch, 19 or 20, h, w), or with the
-            pre-processing fused in, uint8 (batch, h, w, 3); its output may be a label map, (batch, h, w) integers.
-        image: (H, W, 3) uint8 RGB.
-        lock: held while the network runs.
-    Returns:
-        (H, W) uint8 train ids; 255 is void.
-    Raises:
-        ModelError: the logits are not all finite, or the labels are none of Cityscapes'.
+    The network takes float32 (batch, 3, h, w), or uint8 (batch, h, w, 3) with the pre-processing fused in, and gives
+    logits (batch, 19 or 20, h, w) or labels (batch, h, w); `lock` is held while it runs. The picture is resized with
+    Pillow's smoothing bilinear filter, 20 times faster than `rescale_image` and 0.4 of 255 from it on average; labels
+    to the nearest. ModelError where logits are not finite, or labels none of Cityscapes'.
     """
     (name, spec), *_ = runner.inputs.items()
-    height, width = _network_size(runner)
-    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    small = np.asarray(picture)
+    sizes = spec.shape[1:3] if spec.dtype == "uint8" else spec.shape[2:4]
+    height, width = (size or usual for size, usual in zip(sizes, STREET_SIZE, strict=True))
+    small = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     feed = small[None] if spec.dtype == "uint8" else street_input(small, (height, width))
     with lock or contextlib.nullcontext():
         output = next(iter(runner.infer({name: feed}).values()))[0]
     labels = Image.fromarray(_labels(output)).resize((image.shape[1], image.shape[0]), Image.Resampling.NEAREST)
     return np.asarray(labels)
-
-
-def _digest(path: Path) -> str:
-    """A short name for what computes, external data included."""
-    files = [path, *(external_files(path) if path.suffix.lower() == ".onnx" else [])]
-    return "-".join(content_digest(file) for file in files)
 
 
 def _check_network(runner: Runner) -> None:
@@ -185,20 +158,12 @@ def _check_network(runner: Runner) -> None:
         )
 
 
-def _network_size(runner: Runner) -> tuple[int, int]:
-    spec = next(iter(runner.inputs.values()))
-    height, width = spec.shape[1:3] if spec.dtype == "uint8" else spec.shape[2:4]
-    return height or STREET_SIZE[0], width or STREET_SIZE[1]
-
-
 def _labels(output: np.ndarray) -> NDArray[np.uint8]:
     """Turn the logits or labels of one image into (h, w) train ids, void as 255."""
     if output.ndim == 3:
         if not np.isfinite(output).all():
-            bad = int(output.size - np.isfinite(output).sum())
-            raise ModelError(
-                f"the network answered NaN or infinity in {bad} of {output.size} logits; nothing is painted"
-            )
+            bad = f"{int(output.size - np.isfinite(output).sum())} of {output.size}"
+            raise ModelError(f"the network answered NaN or infinity in {bad} logits; nothing is painted")
         output = argmax_classes(output)
     labels = np.where(output == len(CITYSCAPES), VOID, output)
     if ((labels != VOID) & ((labels < 0) | (labels > len(CITYSCAPES)))).any():
@@ -216,13 +181,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class FolderReport(Report):
-    """What `segment_folder` did.
+    """What `segment_folder` did; paths are sorted.
 
     Attributes:
         out: the folder of results.
-        written: results of this run, sorted.
-        kept: results that an earlier run had written, sorted.
-        failed: images that were skipped, sorted.
+        written, kept: results of this run, and those that an earlier one had written.
+        failed: images that were skipped.
         runner: the name of what computed, such as `ONNX Runtime 1.31.1 (CPU)`.
         seconds: wall time of the images, without opening the network.
     """
@@ -298,9 +262,13 @@ def segment_folder(
         OutputError: results cannot be written, such as on a full disk; those that were written are whole.
         BackendUnavailableError: Keras is needed and missing.
     """
-    _check_options(save, workers)
-    paths = list_images(folder)
-    target = _output_folder(Path(folder), Path(out))
+    if save not in SAVES:
+        raise InputError(f"got save={save!r}, expected one of {', '.join(SAVES)}")
+    if workers < 1:
+        raise InputError(f"got workers={workers}, expected 1 or more")
+    paths, target = list_images(folder), make_folder(out)
+    if target.samefile(folder):
+        raise InputError(f"got {out} for the results, which is the folder of the images; choose another folder")
     network = open_street_network(weights, model, backend, progress, workers, spatial)
     with warnings.catch_warnings(), network as (runner, digest):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # load_image refuses such a file in words
@@ -349,7 +317,6 @@ class _Job:
         return _Outcome(path, target, "written")
 
     def _encode(self, path: Path, before: str, stamp: str) -> bytes:
-        """Read and segment one image; return the bytes of its result."""
         try:
             image = load_image(path)
         except ImageError:
@@ -372,19 +339,13 @@ def _run(job: _Job, paths: Sequence[Path], workers: int, progress: bool) -> Fold
                 outcomes.append(outcome)
                 bar.update()
         except OutputError as error:
-            done = sum(outcome.kind != "failed" for outcome in outcomes)
-            raise OutputError(
-                f"{error}; {done} of {len(paths)} results are written, and the same call goes on from there"
-            ) from error
+            done = f"{sum(outcome.kind != 'failed' for outcome in outcomes)} of {len(paths)}"
+            text = f"{error}; {done} results are written, and the same call goes on from there"
+            raise OutputError(text) from error
     outcomes.sort(key=lambda outcome: outcome.source)
-    return FolderReport(
-        out=job.out,
-        written=tuple(outcome.result for outcome in outcomes if outcome.kind == "written"),
-        kept=tuple(outcome.result for outcome in outcomes if outcome.kind == "kept"),
-        failed=tuple(Failure(outcome.source, outcome.reason) for outcome in outcomes if outcome.kind == "failed"),
-        runner=job.runner.info.name,
-        seconds=time.perf_counter() - start,
-    )
+    written, kept = (tuple(one.result for one in outcomes if one.kind == kind) for kind in ("written", "kept"))
+    failed = tuple(Failure(outcome.source, outcome.reason) for outcome in outcomes if outcome.kind == "failed")
+    return FolderReport(job.out, written, kept, failed, job.runner.info.name, time.perf_counter() - start)
 
 
 def _map_bounded(
@@ -463,25 +424,8 @@ def _check_unchanged(path: Path, before: str) -> None:
 def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
     """Name results after their images: without the suffix, unless two images would then share a name."""
     stems = Counter(path.stem.casefold() for path in paths)
-    ends_alike = [Path(path.stem).suffix.lower() in IMAGE_SUFFIXES for path in paths]
-    return {
-        path: path.name if alike or stems[path.stem.casefold()] > 1 else path.stem
-        for path, alike in zip(paths, ends_alike, strict=True)
-    }
-
-
-def _output_folder(folder: Path, out: Path) -> Path:
-    made = make_folder(out)
-    if made.samefile(folder):
-        raise InputError(f"got {out} for the results, which is the folder of the images; choose another folder")
-    return made
-
-
-def _check_options(save: str, workers: int) -> None:
-    if save not in SAVES:
-        raise InputError(f"got save={save!r}, expected one of {', '.join(SAVES)}")
-    if workers < 1:
-        raise InputError(f"got workers={workers}, expected 1 or more")
+    unclear = {p for p in paths if stems[p.stem.casefold()] > 1 or Path(p.stem).suffix.lower() in IMAGE_SUFFIXES}
+    return {path: path.name if path in unclear else path.stem for path in paths}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -489,19 +433,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="the images; they are not modified")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder of results")
     parser.add_argument(
-        "--save",
-        choices=tuple(sorted(SAVES)),
-        default="overlay",
+        "--save", choices=tuple(sorted(SAVES)), default="overlay",
         help="half image and half colours, colours, numbers of the classes, or the numbers that cityscapesScripts "
         "evaluates (default: overlay)",
-    )
+    )  # fmt: skip
     network = parser.add_mutually_exclusive_group()
     network.add_argument(
-        "--weights",
-        default="street-scenes",
-        metavar="NAME",
+        "--weights", default="street-scenes", metavar="NAME",
         help="street-scenes, camvid, or a weights file (default: street-scenes); needs Keras the first time",
-    )
+    )  # fmt: skip
     network.add_argument("--model", type=Path, metavar="FILE", help=f"another network: .plan, {SOURCES}")
     add_spatial(parser)
     parser.add_argument("--backend", default="auto", help="auto, onnxruntime, tensorrt or keras (default: auto)")
@@ -511,14 +451,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Segment the folder, and say what was written, kept and skipped."""
     report = segment_folder(
-        options.folder,
-        options.output,
-        save=options.save,
-        weights=options.weights,
-        model=options.model,
-        backend=options.backend,
-        workers=options.workers,
-        spatial=spatial_of(options),
-    )
+        options.folder, options.output, save=options.save, weights=options.weights, model=options.model,
+        backend=options.backend, workers=options.workers, spatial=spatial_of(options),
+    )  # fmt: skip
     print(report.to_text(), end="")
     return 0 if report.passed else 1

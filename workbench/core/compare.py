@@ -28,14 +28,10 @@ class ParityReport(Report):
     """The verdict on a candidate, and the numbers behind it.
 
     Attributes:
-        reference_name, candidate_name: the two runners, as they name themselves.
         status: "pass"; "fail"; or "inconclusive": the reference hardly varies, equal answers show nothing.
-        verdict: one sentence.
-        outputs: one entry for each output.
         images: how many images were compared.
         worst: (image, max_relative_error over all outputs), worst image first.
         notes: sentences on how far the evidence reaches.
-        tolerance: what was allowed.
     """
 
     reference_name: str
@@ -75,22 +71,18 @@ def _cells(output: OutputParity) -> tuple[str, ...]:
     agreement = "-" if output.agreement is None else f"{percent(output.agreement)} {output.agreement_of}"
     if output.top5_agreement is not None:
         agreement += f", {percent(output.top5_agreement)} top-5"
+    numbers = (
+        (output.reference_range, ".4g"), (output.max_relative_error, ".1e"), (output.mean_relative_error, ".1e"),
+        (output.relative_l2, ".1e"), (output.cosine, ".6f"),
+    )  # fmt: skip
     return (
         output.name,
         output.status,
         " x ".join("?" if length is None else str(length) for length in output.shape) or "scalar",
-        _number(output.reference_range, ".4g"),
-        _number(output.max_relative_error, ".1e"),
-        _number(output.mean_relative_error, ".1e"),
-        _number(output.relative_l2, ".1e"),
-        _number(output.cosine, ".6f"),
+        *("-" if math.isnan(value) else format(value, style) for value, style in numbers),
         agreement,
         f"{sum(output.nan)}, {sum(output.inf)}",
     )
-
-
-def _number(value: float, style: str) -> str:
-    return "-" if math.isnan(value) else format(value, style)
 
 
 FLOAT32 = Tolerance()
@@ -112,35 +104,21 @@ def compare_outputs(
 ) -> ParityReport:
     """Compare the outputs of two runners for one batch of images.
 
-    Args:
-        reference: output name to array, axis 0 is the image; logits rather than probabilities.
-        candidate: the same from the other runner.
-        reference_name: `RunnerInfo.name` of the reference, for the report.
-        candidate_name: the same of the candidate.
-        tolerance: what is allowed.
-        class_axis: axis of the classes; "auto" takes axis 1 of (N, K), the shorter of axis 1 and the last of
-            four axes, and none otherwise; None compares no answers.
-        image_names: one name per image, for the list of the worst.
-    Returns:
-        The report; `passed` is True only if the answers agree and the comparison can show it.
-    Raises:
-        InputError: no outputs, no numbers, or fewer names than images.
+    Outputs are arrays by name, axis 0 is the image; give logits rather than probabilities. `class_axis` is that of the
+    classes: "auto" takes axis 1 of (N, K), the shorter of axis 1 and the last of four axes, and none otherwise; None
+    compares no answers. `passed` is True only if the answers agree and the comparison can show it. InputError without
+    outputs or numbers, or where `image_names` are fewer than the images.
 
     >>> logits = np.array([[1.0, 5.0, 2.0], [7.0, 0.0, 1.0]], np.float32)
-    >>> report = compare_outputs(
-    ...     {"output": logits}, {"output": logits + 0.5}, reference_name="A", candidate_name="B"
-    ... )
+    >>> report = compare_outputs({"y": logits}, {"y": logits + 0.5}, reference_name="A", candidate_name="B")
     >>> report.passed, report.outputs[0].cause
     (False, 'a constant offset of +0.5')
     """
     pair: Pair = (reference, candidate) if image_names is None else (image_names, reference, candidate)
     return compare_batches(
-        [pair],
-        reference_name=reference_name,
-        candidate_name=candidate_name,
-        tolerance=tolerance,
+        [pair], reference_name=reference_name, candidate_name=candidate_name, tolerance=tolerance,
         class_axis=class_axis,
-    )
+    )  # fmt: skip
 
 
 def compare_batches(
@@ -153,8 +131,7 @@ def compare_batches(
 ) -> ParityReport:
     """Compare two runners batch by batch, holding one batch and one more image at a time; see `compare_outputs`.
 
-    Each pair is (reference, candidate) outputs, or (name, reference, candidate) where name is a string or one string
-    per image. The report over all images is the same as for one large batch.
+    A pair is (reference, candidate) outputs, or (name, reference, candidate) with one name, or one for each image.
     """
     sums: dict[Names, OutputSums] = {}
     images = 0
@@ -210,11 +187,8 @@ def _verdict(
 
 
 def _renamed(outputs: tuple[OutputParity, ...]) -> list[str]:
-    pairs = [
-        f"{output.name} with {output.candidate_output}"
-        for output in outputs
-        if output.candidate_output not in (None, output.name)
-    ]
+    renamed = [output for output in outputs if output.candidate_output not in (None, output.name)]
+    pairs = [f"{output.name} with {output.candidate_output}" for output in renamed]
     return [f"the outputs have different names and were paired by position: {', '.join(pairs)}."] if pairs else []
 
 

@@ -11,17 +11,10 @@ import numpy as np
 from workbench.core.errors import FeedError, InputError
 
 BACKEND_NAMES = {
-    "keras": "Keras",
-    "tf_keras": "tf_keras",
-    "tensorflow": "TensorFlow",
-    "torch": "PyTorch",
-    "onnxruntime": "ONNX Runtime",
-    "ncnn": "ncnn",
-    "tvm": "TVM",
-    "tensorrt": "TensorRT",
-    "tensorrt_rtx": "TensorRT-RTX",
-    "tensorrt_lean": "TensorRT lean runtime",
-}
+    "keras": "Keras", "tf_keras": "tf_keras", "tensorflow": "TensorFlow", "torch": "PyTorch",
+    "onnxruntime": "ONNX Runtime", "ncnn": "ncnn", "tvm": "TVM", "tensorrt": "TensorRT",
+    "tensorrt_rtx": "TensorRT-RTX", "tensorrt_lean": "TensorRT lean runtime",
+}  # fmt: skip
 
 # For each rank: how a view of the array may be turned into what the network takes, cheapest mistake first.
 _REPAIRS: dict[int, tuple[tuple[str, tuple[int, ...]], ...]] = {
@@ -34,23 +27,17 @@ _REPAIRS: dict[int, tuple[tuple[str, tuple[int, ...]], ...]] = {
 class RunnerInfo:
     """What computed an answer; figures and reports take their titles from `name` and from nowhere else.
 
-    Args:
-        backend: a key of `BACKEND_NAMES`.
-        version: the version of the backend's package, such as `"1.31.1"`.
-        device: where it ran, such as `"CPU"` or `"TensorFlow, CPU"`.
-    Raises:
-        InputError: an unknown backend, or TensorRT named in the version or device of another backend.
+    InputError for an unknown backend, or TensorRT named in the version or device of another one.
 
     >>> RunnerInfo("onnxruntime", "1.31.1", "CPU").name
     'ONNX Runtime 1.31.1 (CPU)'
     """
 
-    backend: str
-    version: str
-    device: str
+    backend: str  # a key of `BACKEND_NAMES`
+    version: str  # of the backend's package
+    device: str  # where it ran, such as "CPU" or "TensorFlow, CPU"
 
     def __post_init__(self) -> None:
-        """Refuse a runner that could be taken for another."""
         if self.backend not in BACKEND_NAMES:
             raise InputError(f"got the backend {self.backend!r}, expected one of {', '.join(BACKEND_NAMES)}")
         details = f"{self.version} {self.device}".lower()
@@ -73,17 +60,11 @@ class RunnerInfo:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a network.
-
-    Args:
-        name: the tensor's name in the network.
-        shape: the dimensions; None where any size of 1 or more will do.
-        dtype: the NumPy name of the element type, such as `"float32"`.
-    """
+    """One input or output of a network."""
 
     name: str
-    shape: tuple[int | None, ...]
-    dtype: str
+    shape: tuple[int | None, ...]  # None where any size of 1 or more will do
+    dtype: str  # NumPy's name of the element type, such as "float32"
 
     def describe(self) -> str:
         """Element type and shape in one phrase.
@@ -107,23 +88,16 @@ class Runner(ABC):
 
     Attributes:
         info: what computes the answers.
-        inputs: the tensors the network takes, by name.
-        outputs: the tensors the network gives, by name.
+        inputs, outputs: the tensors the network takes and gives, by name.
         reason: why this backend was picked, one sentence; empty when the caller asked for it.
     """
 
     def __init__(
-        self,
-        info: RunnerInfo,
-        inputs: Mapping[str, TensorSpec],
-        outputs: Mapping[str, TensorSpec],
-        reason: str = "",
+        self, info: RunnerInfo, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec], reason: str = ""
     ) -> None:
         """Keep the description; a subclass opens its network before or after this call."""
-        self.info = info
-        self.inputs = dict(inputs)
-        self.outputs = dict(outputs)
-        self.reason = reason
+        self.info, self.reason = info, reason
+        self.inputs, self.outputs = dict(inputs), dict(outputs)
         self._closed = False
 
     def infer(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -141,7 +115,8 @@ class Runner(ABC):
         check_feed(self.inputs, feed)
         outputs = self._infer(dict(feed))
         given = list(feed.values())
-        return {name: _detached(array, given) for name, array in outputs.items()}
+        shared = [name for name in outputs if any(np.may_share_memory(outputs[name], other) for other in given)]
+        return outputs | {name: outputs[name].copy() for name in shared}
 
     def close(self) -> None:
         """Release the network and its memory; a second call does nothing."""
@@ -161,35 +136,22 @@ class Runner(ABC):
             raise InputError("the runner is closed; open it again with open_runner(...)")
 
     def __enter__(self) -> Self:
-        """Return the open runner."""
         self._require_open()
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the runner, whatever happened in the block."""
         self.close()
 
     def __repr__(self) -> str:
-        """Name, inputs and outputs in one line."""
         takes = ", ".join(f"{name} {spec.describe()}" for name, spec in self.inputs.items())
         gives = ", ".join(f"{name} {spec.describe()}" for name, spec in self.outputs.items())
         return f"<{self.info.name}: {takes} -> {gives}{' (closed)' if self._closed else ''}>"
 
 
 def check_feed(specs: Mapping[str, TensorSpec], feed: Mapping[str, np.ndarray]) -> None:
-    """Refuse a feed that the network does not take, in one sentence that says what to do.
-
-    Args:
-        specs: the network's inputs, by name.
-        feed: the arrays to run, by name.
-    Raises:
-        FeedError: names the tensor, what was got, what was expected and the call that mends it.
-    """
+    """Refuse, with a FeedError, a feed that the network does not take; the sentence says which call mends it."""
     if not isinstance(feed, Mapping):
         raise FeedError(
             f"got {type(feed).__name__} as the feed, expected a dict of arrays by input name; "
@@ -210,7 +172,6 @@ def check_feed(specs: Mapping[str, TensorSpec], feed: Mapping[str, np.ndarray]) 
 
 
 def _check_tensor(spec: TensorSpec, array: Any) -> None:
-    """Raise FeedError unless `array` can be the tensor `spec`."""
     if not isinstance(array, np.ndarray):
         raise _refusal(spec, f"a {type(array).__name__}", f'pass np.asarray(x, dtype="{spec.dtype}")')
     got = f"{array.dtype.name} {_tuple_text([str(size) for size in array.shape])}"
@@ -260,17 +221,8 @@ def _tuple_text(parts: list[str]) -> str:
     return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
 
 
-def _detached(array: np.ndarray, given: list[np.ndarray]) -> np.ndarray:
-    """The array itself, or a copy where it shares memory with an input."""
-    return array.copy() if any(np.may_share_memory(array, other) for other in given) else array
-
-
 def ordered_feed(names: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Bring a feed into the order of a network's inputs: by name, or else by position.
-
-    Raises:
-        InputError: another number of inputs.
-    """
+    """Bring a feed into the order of a network's inputs, by name or else by position; InputError for another number."""
     if set(names) == set(feed):
         return [feed[name] for name in names]
     if len(names) != len(feed):

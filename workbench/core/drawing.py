@@ -78,21 +78,15 @@ def reduce_colors(picture: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One runner's answer for one picture.
+    """One runner's answer for one picture; it is titled by `info.name`.
 
-    Attributes:
-        info: what computed it; the panel is titled by `info.name`.
-        labels: (H, W) integer map of train ids; the number of classes, and 255, are void.
-
-    Raises:
-        InputError: `info` is not a RunnerInfo, or `labels` is not a map of integers.
+    InputError where `info` is not a RunnerInfo, or `labels` is not a map of integers.
     """
 
     info: RunnerInfo
-    labels: NDArray[np.integer]
+    labels: NDArray[np.integer]  # (H, W) train ids; the number of classes, and 255, are void
 
     def __post_init__(self) -> None:
-        """Refuse a title that no runner vouches for."""
         title_of(self.info)
         check_labels(self.labels, "labels")
 
@@ -196,17 +190,9 @@ def check_labels(labels: object, name: str, size: tuple[int, ...] | None = None)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) -> Path:
-    """Write a figure as PNG; the same figure gives the same bytes on each run.
+    """Write a figure as PNG, whose name ends so, and return the path; the same figure gives the same bytes on each run.
 
-    Args:
-        figure: any figure of this module.
-        path: a file name that ends in `.png`, in a folder that exists.
-        dpi: pixels per inch; a figure is 10 inches wide.
-    Returns:
-        `path`.
-    Raises:
-        InputError: another suffix.
-        OutputError: the file cannot be written.
+    `dpi` are pixels per inch; a figure is 10 inches wide. InputError for another suffix.
     """
     target = Path(path)
     if target.suffix.lower() != ".png":

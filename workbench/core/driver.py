@@ -27,17 +27,11 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """What the NVIDIA driver says.
+    """What the NVIDIA driver says."""
 
-    Attributes:
-        version: the highest CUDA version it supports, 1000 * major + 10 * minor; None without a driver.
-        gpus: the GPUs that can be used, in CUDA's order.
-        problem: why no GPU can be used, one sentence; empty where one can.
-    """
-
-    version: int | None
-    gpus: tuple[Gpu, ...]
-    problem: str
+    version: int | None  # the highest CUDA version it supports, 1000 * major + 10 * minor; None without a driver
+    gpus: tuple[Gpu, ...]  # those that can be used, in CUDA's order
+    problem: str  # why no GPU can be used, one sentence; empty where one can
 
     @property
     def cuda(self) -> str:

@@ -36,12 +36,7 @@ class OutputError(WorkbenchError, OSError):
 
 
 class EngineBuildError(WorkbenchError, RuntimeError):
-    """TensorRT did not build an engine.
-
-    Args:
-        message: What went wrong and what to do, in one sentence or two.
-        log: The builder's own lines, oldest first.
-    """
+    """TensorRT did not build an engine; `log` has the builder's own lines, oldest first."""
 
     def __init__(self, message: str, log: Iterable[str] = ()) -> None:
         super().__init__(message)

@@ -18,11 +18,8 @@ _UMASK = threading.Lock()
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed.
 
-    The temporary file has the same suffix, and its name is unique, so two processes
-    may write the same target at once: the last one to finish wins, whole.
-
-    Raises:
-        OutputError: the folder does not exist, cannot be written to, or the disk is full.
+    It has the same suffix and a unique name: of two processes that write one target, the last to finish wins, whole.
+    OutputError where the folder does not exist, cannot be written to, or the disk is full.
     """
     target = Path(path)
     if target.is_dir():
@@ -46,11 +43,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Create a folder (and its parents) for results and return it.
-
-    Raises:
-        OutputError: it cannot be created, or is a file.
-    """
+    """Create a folder (and its parents) for results and return it; OutputError where it cannot be, or is a file."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,10 +77,7 @@ def cache_folder() -> Path:
 def data_file(name: str) -> Path:
     """Find a file or folder of `data/`: the repository's where there is one, else the installed package's.
 
-    Args:
-        name: below `data/`, such as `"street_scenes"` or `"recordings/h200_precision.jsonl"`.
-    Raises:
-        InputError: there is no such thing; the message names both places.
+    The name is such as `"recordings/h200_precision.jsonl"`; the InputError where there is none names both places.
     """
     beside = Path(__file__).resolve().parents[2] / "data" / name
     if beside.exists():

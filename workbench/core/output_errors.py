@@ -44,47 +44,27 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class OutputParity:
-    """How one output of the candidate compares with the reference's; errors are shares of the range.
+    """How one output of the candidate compares with the reference's; errors are shares of the reference's range."""
 
-    Attributes:
-        name: name of the output in the reference (in the candidate, if only that has it).
-        candidate_output: its name in the candidate; None if it has none.
-        shape: shape over all images; None where the images differ.
-        reference_range: largest minus smallest reference value.
-        max_relative_error: largest absolute error / range (infinite if values are not finite).
-        mean_relative_error: mean absolute error / range.
-        relative_l2: L2 norm of the error / L2 norm of the reference.
-        cosine: cosine of the angle between both outputs taken as vectors.
-        agreement: share of equal answers, 0..1, or None; `agreement_of` says of what.
-        top5_agreement: mean share of the five strongest classes that are the same, or None.
-        nan, inf: counts in the reference and in the candidate.
-        shift: (rows, columns) by which the candidate is displaced, or None.
-        sensitivity: how much the reference varies between images (one image: between pixels), or None.
-        worst: (image, max_relative_error), worst image first.
-        problems: why this output fails; empty if it does not.
-        cause: what the numbers say about the cause, or None.
-        tells: False if the reference varies too little for a comparison to mean anything.
-    """
-
-    name: str
-    candidate_output: str | None
-    shape: tuple[int | None, ...]
-    reference_range: float = math.nan
-    max_relative_error: float = math.nan
+    name: str  # in the reference (in the candidate, if only that has it)
+    candidate_output: str | None  # its name there; None if it has none
+    shape: tuple[int | None, ...]  # over all images; None where they differ
+    reference_range: float = math.nan  # largest minus smallest value
+    max_relative_error: float = math.nan  # of a single value; infinite if values are not finite
     mean_relative_error: float = math.nan
-    relative_l2: float = math.nan
-    cosine: float = math.nan
-    agreement: float | None = None
-    agreement_of: str = ""
-    top5_agreement: float | None = None
-    nan: tuple[int, int] = (0, 0)
+    relative_l2: float = math.nan  # L2 norm of the error / that of the reference
+    cosine: float = math.nan  # of the angle between both outputs taken as vectors
+    agreement: float | None = None  # share of equal answers, 0..1
+    agreement_of: str = ""  # what the answers are
+    top5_agreement: float | None = None  # mean share of the five strongest classes that are the same
+    nan: tuple[int, int] = (0, 0)  # counts in the reference and in the candidate, as for `inf`
     inf: tuple[int, int] = (0, 0)
-    shift: tuple[int, int] | None = None
-    sensitivity: float | None = None
-    worst: tuple[tuple[str, float], ...] = ()
-    problems: tuple[str, ...] = ()
-    cause: str | None = None
-    tells: bool = True
+    shift: tuple[int, int] | None = None  # (rows, columns) by which the candidate is displaced
+    sensitivity: float | None = None  # how much the reference varies between images (one image: between pixels)
+    worst: tuple[tuple[str, float], ...] = ()  # (image, max_relative_error), worst image first
+    problems: tuple[str, ...] = ()  # why it fails
+    cause: str | None = None  # what the numbers say about it
+    tells: bool = True  # False if the reference varies too little for a comparison to mean anything
 
     @property
     def holds_integers(self) -> bool:
@@ -238,23 +218,18 @@ class OutputSums:
         worst = worst_first((image, error / scale) for image, error in self.errors.items())
         limit = max(TELLING_SENSITIVITY, self.tolerance.max_relative_error)
         result = OutputParity(
-            name,
-            self.names[1],
-            self.shape,
+            name, self.names[1], self.shape,
             reference_range=max(0.0, self.high - self.low),
             max_relative_error=worst[0][1],
             mean_relative_error=self.absolute / max(1, self.n) / scale,
             relative_l2=math.sqrt(self.dd / self.xx) if self.xx > 0 else math.sqrt(self.dd),
             cosine=self._cosine(),
             agreement=self.agreeing / self.answers if self.answers else None,
-            agreement_of=self.agreement_of,
-            top5_agreement=float(np.mean(self.top5)) if self.top5 else None,
-            nan=(int(self.nan[0]), int(self.nan[1])),
-            inf=(int(self.inf[0]), int(self.inf[1])),
-            sensitivity=sensitivity,
-            worst=worst,
+            agreement_of=self.agreement_of, top5_agreement=float(np.mean(self.top5)) if self.top5 else None,
+            nan=(int(self.nan[0]), int(self.nan[1])), inf=(int(self.inf[0]), int(self.inf[1])),
+            sensitivity=sensitivity, worst=worst,
             tells=not self._is_constant() and (sensitivity is None or sensitivity >= limit),
-        )
+        )  # fmt: skip
         problems = tuple(_find_problems(result, self.tolerance))
         if not problems:
             return result
@@ -348,12 +323,12 @@ def _find_problems(output: OutputParity, allowed: Tolerance) -> Iterator[str]:
             if number:
                 yield f"{count(number, kind + ' value')} in the {side}"
     if not output.holds_integers:
-        error, limit = output.max_relative_error, allowed.max_relative_error
-        if error > limit:
-            yield f"largest error {error:.1e} of the range (allowed {limit:.0e})"
-        error, limit = output.mean_relative_error, allowed.mean_relative_error
-        if error > limit:
-            yield f"mean error {error:.1e} of the range (allowed {limit:.0e})"
+        for kind, error, limit in (
+            ("largest", output.max_relative_error, allowed.max_relative_error),
+            ("mean", output.mean_relative_error, allowed.mean_relative_error),
+        ):
+            if error > limit:
+                yield f"{kind} error {error:.1e} of the range (allowed {limit:.0e})"
     if output.agreement is not None and output.agreement < allowed.agreement:
         share, needed = percent(output.agreement), percent(allowed.agreement)
         yield f"{output.agreement_of} agreement {share} (at least {needed} needed)"
@@ -382,26 +357,17 @@ def _find_shift(reference: NDArray, candidate: NDArray, axis: int | None) -> tup
         one, other = reference, candidate
     else:
         return None
-    return best_shift(one.astype(np.float64), other.astype(np.float64), _squared_error)
-
-
-def _squared_error(one: NDArray, other: NDArray) -> float:
-    return float(np.square(other - one).sum())
+    doubles = (one.astype(np.float64), other.astype(np.float64))
+    return best_shift(*doubles, lambda one, other: float(np.square(other - one).sum()))
 
 
 def best_shift(
     reference: NDArray, candidate: NDArray, error: Callable[[NDArray, NDArray], float]
 ) -> tuple[int, int] | None:
-    """Find the displacement (rows, columns) that makes an error at least nine times smaller.
+    """Find the displacement (rows, columns), up to `LARGEST_SHIFT`, that makes an error at least nine times smaller.
 
-    A pixel (y, x) of the reference is compared with (y + rows, x + columns) of the candidate.
-
-    Args:
-        reference: (H, W) array.
-        candidate: (H, W) array.
-        error: how far two arrays of one size are apart, such as a sum of squares or a count.
-    Returns:
-        The displacement, up to `LARGEST_SHIFT` pixels in both directions, or None.
+    A pixel (y, x) of the (H, W) reference is compared with (y + rows, x + columns) of the candidate; `error` says how
+    far two arrays of one size are apart, such as a sum of squares or a count.
     """
     s = LARGEST_SHIFT
     rows, columns = reference.shape[0] - 2 * s, reference.shape[1] - 2 * s

@@ -15,16 +15,7 @@ from workbench.core.errors import BackendUnavailableError
 
 
 def require_backend(name: str, extra: str) -> ModuleType:
-    """Import an optional package, or say in one sentence how to install it.
-
-    Args:
-        name: the module to import, such as `"tensorflow"`.
-        extra: the extra of this project that installs it, such as `"keras"`.
-    Returns:
-        The imported module.
-    Raises:
-        BackendUnavailableError: the module, or a library it needs, is not there.
-    """
+    """Import an optional package, or say in a BackendUnavailableError which extra of this project installs it."""
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
@@ -34,11 +25,7 @@ def require_backend(name: str, extra: str) -> ModuleType:
 
 
 def load_keras() -> ModuleType:
-    """Import Keras 3 on TensorFlow; see `load_tensorflow`.
-
-    Raises:
-        BackendUnavailableError: TensorFlow or Keras is not installed, or Keras was imported on another framework.
-    """
+    """Import Keras 3 on TensorFlow; BackendUnavailableError where one is missing, or Keras is on another framework."""
     load_tensorflow()
     _take_tensorflow()
     keras = require_backend("keras", "keras")

@@ -35,19 +35,11 @@ _STACK_LEVEL = 4  # of a child's warning: run, the exporter, its public function
 
 
 class Child:
-    """A child that runs `python -m module` for one order; use it in a `with` block, which ends it whatever it does.
+    """A child that runs `python -m module`, which calls `serve`, for one order; a `with` block ends it in any case.
 
-    It starts at once, so that it can load its packages while the order is being prepared.
-
-    Args:
-        module: the module to run; it calls `serve`.
-        title: what the work is called in an error, such as `"the conversion"`.
-        advice: what to do when it takes too long.
-        error: makes the exception from a text and the log.
-        environment: what is added to this process's environment.
-
-    Attributes:
-        log: the lines that the child logged, severity first.
+    It starts at once, so that it can load its packages while the order is being prepared. `title` is what the work is
+    called in an error, such as `"the conversion"`, `advice` what to do when it takes too long; `error` makes the
+    exception from a text and the log, and `environment` is added to this process's.
     """
 
     def __init__(
@@ -59,7 +51,7 @@ class Child:
         error: Callable[[str, list[str]], WorkbenchError] = lambda text, log: ExportError(text),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.log: list[str] = []
+        self.log: list[str] = []  # the lines that the child logged, severity first
         self._title, self._advice, self._error = title, advice, error
         self._errors: IO[str] = _temporary_file()
         self._process = subprocess.Popen(
@@ -80,7 +72,6 @@ class Child:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the child."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -90,21 +81,13 @@ class Child:
         self._errors.close()
 
     def run(
-        self,
-        order: Mapping[str, Any],
-        on_event: Callable[[Event], None] = lambda event: None,
+        self, order: Mapping[str, Any], on_event: Callable[[Event], None] = lambda event: None,
         timeout_s: float | None = None,
-    ) -> Any:
-        """Send the order and wait until the child has carried it out.
+    ) -> Any:  # fmt: skip
+        """Send the order and wait for the child: the result of the function that it gave to `serve`.
 
-        Args:
-            order: what JSON can hold.
-            on_event: takes each event that is not the protocol's own.
-            timeout_s: end the child after this many seconds; None for no limit.
-        Returns:
-            The result of the function that the child gave to `serve`.
-        Raises:
-            WorkbenchError: the child failed, died or took too long; the kind is what the child says, else `error`.
+        `on_event` takes each event that is not the protocol's own; after `timeout_s` seconds the child is ended. Where
+        it fails, dies or takes too long, the WorkbenchError is of the kind that the child names, else that of `error`.
         """
         expired = threading.Event()
 
@@ -158,7 +141,6 @@ class Child:
                 yield event
 
     def _failure(self, status: int, last: Event) -> WorkbenchError:
-        """The child's end as an exception."""
         if last.get("event") == "error":
             kind, text = last["kind"], last["text"]
             return _KINDS[kind](text) if kind in _KINDS else self._error(text, self.log)
@@ -211,11 +193,7 @@ def signal_name(number: int) -> str:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Make a folder that is gone after the block.
-
-    Raises:
-        OutputError: the disk is full.
-    """
+    """Make a folder that is gone after the block; OutputError where the disk is full."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="workbench-")
     except OSError as error:
@@ -248,14 +226,10 @@ def serve(
     explain: Callable[[Exception], str] | None = None,
     prepare: Callable[[], object] = lambda: None,
 ) -> int:
-    """Carry out the one order that standard input brings, in the child.
+    """Carry out, in the child, the one order that standard input brings; return the exit status.
 
-    Args:
-        work: carries it out; its result is what JSON can hold.
-        explain: the sentence for an error that is not of this package; without it the error ends the child.
-        prepare: what can be done before the order comes.
-    Returns:
-        The exit status.
+    `work` takes the order and returns what JSON can hold; `explain` gives the sentence for an error that is not of this
+    package, which ends the child without it; `prepare` does what can be done before the order comes.
     """
     global _channel
     _channel = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -14,13 +14,7 @@ COLORS = {"pass": "#2e9e5b", "fail": "#d64545", "inconclusive": "#c98a1b", "": "
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Cells under headings.
-
-    Attributes:
-        headings: one for each column.
-        rows: the cells of each row.
-        title: a line above it; none when empty.
-    """
+    """Cells under headings, one for each column; the title is a line above them."""
 
     headings: Cells
     rows: Sequence[Cells]
@@ -28,10 +22,9 @@ class Table:
 
 
 class Report:
-    """What every report is. A subclass is a dataclass with a `verdict`, its first line; it gives tables and remarks.
+    """What every report is: a dataclass with a `verdict`, its first line, which gives tables and remarks.
 
-    One that judges has a `status` too, which colours the bar beside it in a notebook. A sentence that stands twice is
-    said once.
+    One that judges has a `status` too, which colours the bar beside it in a notebook; nothing is said twice.
     """
 
     if TYPE_CHECKING:

@@ -84,9 +84,8 @@ class _Search:
     fetched_bytes: int = 0
 
     def __post_init__(self) -> None:
-        """For each pair, the pairs it is computed from: the nearest, and all of them as the bits of a number."""
         self.parents = [pair.parents for pair in self.pairing.pairs]
-        self.ancestors: list[int] = []
+        self.ancestors: list[int] = []  # all that a pair is computed from, as the bits of a number
         for ours in self.parents:
             closure = 0
             for parent in ours:
@@ -121,9 +120,7 @@ class _Search:
         """Compare these pairs, as many at a time as the budget allows."""
         chunk: list[int] = []
         held = 0
-        for place in dict.fromkeys(places):
-            if place in self.errors:
-                continue
+        for place in dict.fromkeys(place for place in places if place not in self.errors):
             shape = self.reference.shape(self.pairing.pairs[place].reference)
             size = self.budget_bytes if shape is None else 8 * math.prod(shape)  # of both tensors
             if chunk and held + size > self.budget_bytes:
@@ -216,28 +213,19 @@ class _Search:
                 entries.append(replace(entry, max_error_of_range_before=max(known, default=math.nan)))
         layer = next((entry for entry in entries if entry.depth == found), None)
         return Divergence(
-            reference=self.reference.info,
-            candidate=self.candidate.info,
-            kind=kind,
-            verdict=self._verdict(kind, layer, entries),
-            layer=layer if kind == "jump" else None,
-            layers=tuple(entries),
-            pairs=len(self.parents),
-            reference_only=self.pairing.reference_only,
-            candidate_only=self.pairing.candidate_only,
-            tolerance=self.allowed,
-            runs=self.runs,
-            fetched_bytes=self.fetched_bytes,
-            notes=tuple(self._notes(kind, layer)),
-        )
+            reference=self.reference.info, candidate=self.candidate.info, kind=kind,
+            verdict=self._verdict(kind, layer, entries), layer=layer if kind == "jump" else None, layers=tuple(entries),
+            pairs=len(self.parents), reference_only=self.pairing.reference_only,
+            candidate_only=self.pairing.candidate_only, tolerance=self.allowed, runs=self.runs,
+            fetched_bytes=self.fetched_bytes, notes=tuple(self._notes(kind, layer)),
+        )  # fmt: skip
 
     def _verdict(self, kind: Kind, layer: LayerError | None, entries: Sequence[LayerError]) -> str:
         names = f"{self.candidate.info.name} and {self.reference.info.name}"
         compared = f"{count(len(entries), 'tensor')} compared"
         if kind == "none":
-            worst = max((self.error(place) for place in self.pairing.outputs), default=0.0)
-            agree = f"the outputs of {names} agree, largest error {short_error(worst)}"
-            return f"No layer is at fault: {agree} ({compared})."
+            worst = short_error(max((self.error(place) for place in self.pairing.outputs), default=0.0))
+            return f"No layer is at fault: the outputs of {names} agree, largest error {worst} ({compared})."
         if layer is None:
             return f"The outputs of {names} differ, but nothing before them could be compared."
         after, before = layer.max_error_of_range, layer.max_error_of_range_before

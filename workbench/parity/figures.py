@@ -64,8 +64,7 @@ def finish(figure: Figure, caption: str, infos: Sequence[RunnerInfo] | None = No
 
 def title_miou(axes: Axes, truth: NDArray, labels: NDArray, palette: Palette, text: str) -> None:
     """Write an answer's mIoU under its title; `text` has a place for it."""
-    score = mean_iou(confusion_matrix(truth, labels, classes=len(palette)))
-    add_second_line(axes, text.format(score=score))
+    add_second_line(axes, text.format(score=mean_iou(confusion_matrix(truth, labels, classes=len(palette)))))
 
 
 def draw_masks(
@@ -124,8 +123,8 @@ def side_by_side(
             title_miou(axes, truth, panel.labels, palette, "mIoU {score:.3f} against the ground truth")
     _draw_disagreement(figure, cells["difference"], image, reference, candidate, len(palette))
     maps = [labels for labels in (truth, reference.labels, candidate.labels) if labels is not None]
-    options = {"loc": "center", "ncols": columns, "fontsize": TEXT_PT}
-    draw_legend(figure, cells["legend"], _class_swatches(maps, palette), **options)
+    swatches = _class_swatches(maps, palette)
+    draw_legend(figure, cells["legend"], swatches, loc="center", ncols=columns, fontsize=TEXT_PT)
     caption = (
         f"{title_of(reference.info)} and {title_of(candidate.info)} should give the same picture. A few cyan pixels on "
         "the borders of objects are rounding; whole objects or shifted outlines in cyan are a fault."
@@ -136,18 +135,9 @@ def side_by_side(
 def logits_figure(
     reference: ArrayLike, candidate: ArrayLike, reference_info: RunnerInfo, candidate_info: RunnerInfo, note: str = ""
 ) -> Figure:
-    """Plot one runner's logits against the other's, for a classifier whose classes have no names.
+    """Plot a runner's logits, (N, K), against the reference's, for a classifier whose classes have no names.
 
-    Args:
-        reference: (N, K) logits of N pictures and K classes.
-        candidate: (N, K) logits for the same pictures.
-        reference_info: what computed `reference`.
-        candidate_info: what computed `candidate`.
-        note: a sentence for the caption, such as where the weights are from.
-    Returns:
-        A figure: the logits on the line y = x, and their difference as a share of the reference's range.
-    Raises:
-        InputError: the shapes differ or are not (N, K), or no value is finite.
+    Left they lie on y = x, right is their difference as a share of the reference's range; `note` ends the caption.
     """
     first, second, left_out = _finite_pairs(reference, candidate)
     extent = max(float(first.max() - first.min()), float(np.finfo(np.float32).tiny))
@@ -180,18 +170,9 @@ def top_classes_figure(
     reference_info: RunnerInfo,
     candidate_info: RunnerInfo,
 ) -> Figure:
-    """Show a photograph and the strongest classes that each runner names.
+    """Show a photograph, (H, W, 3) uint8 RGB, and the strongest classes of two runners: (name, probability 0..1).
 
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        reference: (class name, probability 0..1), strongest first.
-        candidate: the same from the runner to be judged.
-        reference_info: what computed `reference`.
-        candidate_info: what computed `candidate`.
-    Returns:
-        A figure; a class that does not stand in the same place in the reference's list is orange and hatched.
-    Raises:
-        InputError: a list is empty, or the image is not (H, W, 3) uint8.
+    A class that does not stand in the same place in the reference's list is orange and hatched.
     """
     check_image(image)
     if not reference or not candidate:
@@ -213,14 +194,7 @@ def top_classes_figure(
 
 
 def photographs_figure(images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> Figure:
-    """Show the pictures that are going to be run, up to four in a row.
-
-    Args:
-        images: (H, W, 3) uint8 arrays, RGB; sizes may differ.
-        captions: one line for each.
-    Raises:
-        InputError: no image, or not one caption for each image.
-    """
+    """Show the (H, W, 3) uint8 RGB pictures that are going to be run, whose sizes may differ, up to four in a row."""
     if not images or len(images) != len(captions):
         got = f"{len(images)} images and {len(captions)} captions"
         raise InputError(f"got {got}, expected at least one image and one caption for each")
@@ -240,10 +214,7 @@ def photographs_figure(images: Sequence[NDArray[np.uint8]], captions: Sequence[s
 
 
 def _lay_out_wide(aspect: float, has_truth: bool) -> tuple[Figure, dict[str, Cell], int]:
-    """The page, a cell for each panel, and the columns of the legend: two columns, and a third row.
-
-    Below, the map of differences stands beside the legend, or the legend alone.
-    """
+    """The page, a cell for each panel, and the columns of the legend: two columns, and a third row below."""
     half, share = WIDTH_IN / 2, 0.64
     heights = [half / aspect + 0.25, half / aspect + (0.45 if has_truth else 0.25)]
     heights += [share * WIDTH_IN / aspect + 0.25 if has_truth else 0.9]
@@ -276,7 +247,6 @@ def _lay_out_narrow(aspect: float, has_truth: bool) -> tuple[Figure, dict[str, C
 def _draw_disagreement(
     figure: Figure, cell: Cell, image: NDArray[np.uint8], reference: Panel, candidate: Panel, classes: int
 ) -> None:
-    """Paint the pixels whose classes differ over the dimmed picture."""
     first, second = (np.where(p.labels == classes, VOID, p.labels) for p in (reference, candidate))
     different = first != second
     count, total = int(different.sum()), different.size
@@ -285,7 +255,6 @@ def _draw_disagreement(
 
 
 def _class_swatches(maps: Sequence[NDArray[np.integer]], palette: Palette) -> list[Any]:
-    """Name the classes that occur, void, and the colour of the differing pixels."""
     present = np.unique(np.concatenate([np.unique(labels) for labels in maps]))
     swatches = [swatch(palette.colors[index], palette.names[index]) for index in present if index < len(palette)]
     swatches += [swatch(palette.void, "void")] if (present >= len(palette)).any() else []
@@ -293,7 +262,6 @@ def _class_swatches(maps: Sequence[NDArray[np.integer]], palette: Palette) -> li
 
 
 def _draw_scores(axes: Axes, scores: Sequence[tuple[str, float]], places: Sequence[str]) -> None:
-    """Draw one runner's strongest classes as horizontal bars."""
     for place, (name, score) in enumerate(scores):
         moved = place >= len(places) or places[place] != name
         style: dict[str, Any] = {"color": ORANGE, "hatch": "///", "edgecolor": "white"} if moved else {"color": BLUE}
@@ -328,29 +296,24 @@ def chain_figure(first: str, rows: Sequence[tuple[str, Status, float]], allowed:
     for place, (_, result, error) in enumerate(rows):
         height = min(_height(error, top), top)
         _draw_points(axes, [height], [place], wrong=result == "fail")
-        axes.annotate(
-            f"{short_error(error)}, {result}", (height, place), (9, 0), textcoords="offset points", va="center"
-        )
+        text = f"{short_error(error)}, {result}"
+        axes.annotate(text, (height, place), (9, 0), textcoords="offset points", va="center")
     if allowed is not None:
         axes.axvline(allowed, **ALLOWED)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set(xscale="log", xlim=(LOWEST / 2, top * 100), ylim=(len(rows) - 0.4, -0.6))
     label_axes(axes, "largest error / range of the stage before; dashed: allowed", "")
     axes.set_title(f"Each stage against the one before it, from {first} on", fontsize=TITLE_PT, loc="left")
-    add_caption(
-        figure, "What to look for: dots left of the dashed line; a triangle is a stage that breaks the network."
-    )
-    return figure
+    return finish(figure, "dots left of the dashed line; a triangle is a stage that breaks the network.")
 
 
 def depth_figure(
     layers: Sequence[LayerError], fault: LayerError | None, infos: tuple[RunnerInfo, RunnerInfo], pairs: int,
     allowed: float, look: str,
 ) -> Figure:  # fmt: skip
-    """Draw the error of each compared tensor over its depth.
+    """Draw the error of each compared tensor, as a share of its range, over its depth.
 
-    Errors are shares of the range, on a logarithmic axis; the jump is marked and named, and values that are not finite
-    lie on the upper edge.
+    The jump is marked and named; values that are not finite lie on the upper edge.
     """
     figure = new_page(4.4)
     axes = figure.add_subplot()
@@ -370,9 +333,8 @@ def depth_figure(
     candidate, reference = title_of(infos[1]), title_of(infos[0])
     title = f"Error of {candidate} against {reference}"
     axes.set_title(title, fontsize=fit_pt(title, WIDTH_IN - 1, TITLE_PT), loc="left")
-    label_axes(
-        axes, "depth: place of the tensor in the network, input to output", "largest error / range of the tensor"
-    )
+    across, up = "depth: place of the tensor in the network, input to output", "largest error / range of the tensor"
+    label_axes(axes, across, up)
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=TEXT_PT, frameon=False)
     compared = f"{len(layers)} of {pairs} tensors were compared"
     caption = f"{look}. {compared}; a bisection chose them. An error of 0 is drawn at {LOWEST:.0e}."
@@ -398,10 +360,8 @@ def _height(error: float, top: float) -> float:
 
 def _draw_points(axes: Axes, across: Sequence[float], up: Sequence[float], wrong: bool) -> None:
     """Blue dots for what is right, orange triangles with a dark edge for what is wrong; they differ in grey too."""
-    style: dict[str, Any] = (
-        {"marker": "^", "color": ORANGE, "s": 42} if wrong else {"marker": "o", "color": BLUE, "s": 26}
-    )
-    axes.scatter(across, up, edgecolors="0.1", linewidths=0.5, zorder=3, **style)
+    marker, color, size = ("^", ORANGE, 42) if wrong else ("o", BLUE, 26)
+    axes.scatter(across, up, s=size, color=color, marker=marker, edgecolors="0.1", linewidths=0.5, zorder=3)
 
 
 def _mark(axes: Axes, layer: LayerError, pairs: int) -> Line2D:
@@ -410,16 +370,11 @@ def _mark(axes: Axes, layer: LayerError, pairs: int) -> Line2D:
     before = 0.0 if math.isnan(layer.max_error_of_range_before) else layer.max_error_of_range_before
     jump = f"{layer.operator}: {short_error(before)} to {short_error(layer.max_error_of_range)}"
     lines = [*textwrap.wrap(layer.layer, 44)[:3], jump, *textwrap.wrap(layer.remark, 44)[:3]]
+    across, side = (-10, "right") if on_the_left else (10, "left")
     axes.annotate(
-        "\n".join(lines),
-        (layer.depth, math.sqrt(LOWEST * 1e-5)),
-        (-10 if on_the_left else 10, 0),
-        textcoords="offset points",
-        ha="right" if on_the_left else "left",
-        va="center",
-        fontsize=TEXT_PT + 1,
+        "\n".join(lines), (layer.depth, math.sqrt(LOWEST * 1e-5)), (across, 0), textcoords="offset points", ha=side,
+        va="center", fontsize=TEXT_PT + 1, zorder=4,
         bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "0.1", "linewidth": 0.8},
-        zorder=4,
-    )
+    )  # fmt: skip
     label = "the layer at which the error jumps"
     return axes.axvline(layer.depth, color="0.1", linewidth=1.2, zorder=2, label=label)

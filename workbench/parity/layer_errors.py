@@ -22,37 +22,21 @@ EXPLAINED = 0.02
 
 @dataclass(frozen=True)
 class LayerError:
-    """How far one tensor inside the candidate is from the reference's.
+    """How far one tensor inside the candidate is from the reference's."""
 
-    Attributes:
-        layer: the layer, or several joined by " + " where an exporter made one of them.
-        operator: what computes it in the candidate.
-        depth: its place among all pairs, in the order of computation.
-        reference_tensor: its name in the reference.
-        candidate_tensor: its name in the candidate.
-        shape: in the reference.
-        max_error_of_range: largest absolute error as a share of the reference's range, or of 1 % of its largest value
-            if that is more; infinite where values are not finite.
-        max_error_of_range_before: the largest of these among the tensors it is computed from; NaN where not compared.
-        reference_range: largest minus smallest reference value.
-        largest: largest absolute value in the reference and in the candidate, of those that are finite.
-        nan, inf: counts in the reference and in the candidate.
-        remark: what the numbers say about the cause; empty if nothing.
-    """
-
-    layer: str
-    operator: str
-    depth: int
+    layer: str  # or several joined by " + " where an exporter made one of them
+    operator: str  # what computes it in the candidate
+    depth: int  # its place among all pairs, in the order of computation
     reference_tensor: str
     candidate_tensor: str
-    shape: tuple[int, ...]
-    max_error_of_range: float
-    reference_range: float
-    largest: tuple[float, float]
-    nan: tuple[int, int]
+    shape: tuple[int, ...]  # in the reference
+    max_error_of_range: float  # a share of the range, or of 1 % of the largest value if more; inf where not finite
+    reference_range: float  # largest minus smallest value
+    largest: tuple[float, float]  # absolute finite value of the reference and of the candidate
+    nan: tuple[int, int]  # counts in both, as for `inf`
     inf: tuple[int, int]
-    max_error_of_range_before: float = math.nan
-    remark: str = ""
+    max_error_of_range_before: float = math.nan  # the largest of what it is computed from; NaN where not compared
+    remark: str = ""  # what the numbers say about the cause
 
 
 def short_error(error: float) -> str:
@@ -80,18 +64,11 @@ def tensor_error(pair: Pair, depth: int, reference: NDArray, candidate: NDArray)
     if bad and not np.array_equal(*bad):
         error = math.inf
     return LayerError(
-        layer=pair.layer,
-        operator=pair.operator,
-        depth=depth,
-        reference_tensor=pair.reference,
-        candidate_tensor=pair.candidate,
-        shape=tuple(reference.shape),
-        max_error_of_range=error,
-        reference_range=high - low,
-        largest=(max(abs(low), abs(high)), float(np.abs(right).max())),
-        nan=_counts(np.isnan, reference, aligned),
-        inf=_counts(np.isinf, reference, aligned),
-    )
+        layer=pair.layer, operator=pair.operator, depth=depth, reference_tensor=pair.reference,
+        candidate_tensor=pair.candidate, shape=tuple(reference.shape), max_error_of_range=error,
+        reference_range=high - low, largest=(max(abs(low), abs(high)), float(np.abs(right).max())),
+        nan=_counts(np.isnan, reference, aligned), inf=_counts(np.isinf, reference, aligned),
+    )  # fmt: skip
 
 
 def explain(reference: NDArray, candidate: NDArray) -> str:

@@ -27,15 +27,14 @@ KINDS = {
 
 
 def layer_namer(tensors: Iterable[str], layers: Layers) -> Callable[[Iterable[str]], list[str]]:
-    """Return a function from tensors to the layers they are of, each once, in order.
+    """Return a function from some of a graph's `tensors` to their layers, each once; by scope where `layers` is empty.
 
-    TensorFlow makes layer names unique by a number, so that `conv_1` may be the layer `conv_1` or the layer `conv`;
-    the reading under which more of the layers are found is taken. Without `layers` a tensor's scope stands for its
-    layer; `tensors` is every tensor of the graph.
+    TensorFlow makes layer names unique by a number, so that `conv_1` may be the layer `conv_1` or the layer `conv`: the
+    reading under which more of the layers are found is taken.
     """
     if isinstance(layers, Mapping):
         return lambda names: _look_up(list(names), layers)
-    known = frozenset(layers)
+    known, everything = frozenset(layers), list(tensors)
 
     def stem(part: str) -> str | None:
         stem, _, number = part.rpartition("_")
@@ -50,14 +49,9 @@ def layer_namer(tensors: Iterable[str], layers: Layers) -> Callable[[Iterable[st
         parts = tensor.split(":")[0].split("/")
         return next((name for part in reversed(parts) if (name := read(part))), None)
 
-    everything = list(tensors)
     counts = [len({find(name, read) for name in everything}) for read in readings]
     read = readings[counts.index(max(counts))]
-
-    def name_layers(tensors: Iterable[str]) -> list[str]:
-        return list(dict.fromkeys(find(tensor, read) or scope_of(tensor) for tensor in tensors))
-
-    return name_layers
+    return lambda names: list(dict.fromkeys(find(name, read) or scope_of(name) for name in names))
 
 
 def _look_up(tensors: list[str], layers: Mapping[str, str]) -> list[str]:
@@ -81,30 +75,23 @@ def scope_of(tensor: str) -> str:
 
 @dataclass(frozen=True)
 class Pair:
-    """One tensor of the reference and the tensor of the candidate that should hold the same, by their names.
+    """One tensor of the reference and that of the candidate which should hold the same, by their names."""
 
-    `layer` is what they are the answer of, joined by " + " where an exporter made one of several layers; `operator`
-    computes it in the candidate; `parents` are the places, in `Pairing.pairs`, of the pairs it is computed from.
-    """
-
-    layer: str
-    operator: str
+    layer: str  # or several joined by " + " where an exporter made one of them
+    operator: str  # what computes it in the candidate
     reference: str
     candidate: str
-    parents: tuple[int, ...]
+    parents: tuple[int, ...]  # the places in `Pairing.pairs` of those it is computed from
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """Every pair, in the order in which the reference computes them, the inputs first; the places of the outputs.
-
-    What has no counterpart are layers of the reference, and operators of the candidate, `name (kind)`.
-    """
+    """Every pair, in the order in which the reference computes them, the inputs first."""
 
     pairs: tuple[Pair, ...]
-    outputs: tuple[int, ...]
-    reference_only: tuple[str, ...]
-    candidate_only: tuple[str, ...]
+    outputs: tuple[int, ...]  # their places
+    reference_only: tuple[str, ...]  # layers without a counterpart
+    candidate_only: tuple[str, ...]  # operators without one, `name (kind)`
 
 
 def pair_tensors(reference: GraphProbe, candidate: GraphProbe, layers: Layers = ()) -> Pairing:

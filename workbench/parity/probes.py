@@ -44,9 +44,8 @@ class GraphProbe(ABC):
     Attributes:
         info: what computes it.
         nodes: the operators that depend on the feed, each after those it reads from.
-        inputs: the names of the tensors that are fed, as in `nodes`.
-        outputs: the tensors that are the network's answers, as in `nodes`.
-        names: the names of the inputs and then of the outputs, as people and other forms of the network know them.
+        inputs, outputs: the tensors that are fed, and the network's answers, as in `nodes`.
+        names: those of the inputs and then of the outputs, as people and other forms of the network know them.
         layers: the names of the Keras layers, where they are known.
     """
 
@@ -96,15 +95,10 @@ def full(name: str) -> str:
 
 
 def open_probe(network: Any, feed: Mapping[str, np.ndarray]) -> GraphProbe:
-    """Open a network for looking inside while it runs on one feed.
+    """Open a network for looking inside while it runs on `feed`: arrays by name, or in the order of the inputs.
 
-    Args:
-        network: a Keras or tf_keras model, a FrozenGraph, the path of an `.onnx` file, or anything else that
-            `open_model` opens.
-        feed: one array for each input, by name, or in the order of the inputs.
-    Raises:
-        InputError: the feed has another number of inputs, or is for an engine, whose tensors cannot be fetched.
-        ModelError: the network cannot be opened.
+    It is an `.onnx` file or what `open_model` opens. InputError for an engine, whose tensors cannot be fetched, for a
+    PyTorch program, and for a feed of another number of inputs.
     """
     backend = backend_for(network)
     if backend == "tensorrt":
@@ -141,7 +135,6 @@ class _TensorFlowProbe(GraphProbe):
         self.nodes = _depending_nodes(rows, self.inputs, self._weight_shape)
 
     def shape(self, tensor: str) -> tuple[int, ...] | None:
-        """See `GraphProbe.shape`."""
         shape = self._graph.graph.get_tensor_by_name(full(tensor)).shape
         if shape.rank and shape[0] is None:
             shape = self._tf.TensorShape([self._batch, *shape[1:]])
@@ -178,11 +171,9 @@ class _OnnxProbe(GraphProbe):
         self.nodes = _depending_nodes(rows, self.inputs, lambda name: weights.get(name, ()))
 
     def shape(self, tensor: str) -> tuple[int, ...] | None:
-        """See `GraphProbe.shape`."""
         return fixed_shape(self._values.get(self._full_names[tensor]))
 
     def fetch(self, tensors: Sequence[str]) -> dict[str, np.ndarray]:
-        """See `GraphProbe.fetch`."""
         values = dict(self._feed)
         asked = [name for name in map(self._full_names.__getitem__, tensors) if name not in values]
         if asked:
@@ -192,8 +183,6 @@ class _OnnxProbe(GraphProbe):
 
 
 def _function_of(tf: Any, model: Any) -> Any:
-    """The network as a function of tensors, for TensorFlow to trace."""
-
     def call_keras(*tensors: Any) -> Any:
         return tf.nest.flatten(model(tensors[0] if len(tensors) == 1 else list(tensors), training=False))
 
@@ -217,7 +206,6 @@ def layer_names(model: Any) -> Iterable[str]:
 
 
 def _inferred(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, onnx.TypeProto.Tensor]:
-    """Let ONNX infer the shapes for this feed."""
     light = light_copy(model)
     del light.graph.value_info[:]
     for value in light.graph.input:

@@ -35,19 +35,14 @@ class Divergence(Report):
     """Where two stages of a network begin to differ.
 
     Attributes:
-        reference, candidate: what computed the two.
         kind: `"none"` (they agree), `"jump"` (one layer breaks it), `"growth"` (no single layer does: rounding that
             adds up), `"hidden"` (the outputs differ, and every layer that could be compared agrees).
-        verdict: one sentence.
         layer: the layer whose error jumps; None unless `kind` is `"jump"`.
         layers: every tensor that was compared, in order of depth.
         pairs: how many tensors could be compared; after the bisection only some are.
-        reference_only: layers of the reference without a counterpart.
-        candidate_only: operators of the candidate without one.
+        reference_only, candidate_only: layers of the reference, and operators of the candidate, without a counterpart.
         tolerance: the error from which a layer counts as wrong.
-        runs: how often the two networks were run.
-        fetched_bytes: the most that was held of both networks' tensors at a time.
-        notes: sentences on how far the evidence reaches.
+        runs, fetched_bytes: how often both were run, and the most that was held of both networks' tensors at a time.
     """
 
     reference: RunnerInfo
@@ -88,19 +83,12 @@ class Divergence(Report):
         return [Table(LAYER_HEADINGS, [self._cells(entry) for entry in self.around()])]
 
     def _cells(self, entry: LayerError) -> Cells:
+        errors = map(short_error, (entry.max_error_of_range_before, entry.max_error_of_range))
         return (
-            "->" if entry is self.layer else "",
-            str(entry.depth),
-            entry.layer,
-            entry.operator,
-            " x ".join(map(str, entry.shape)) or "scalar",
-            short_error(entry.max_error_of_range_before),
-            short_error(entry.max_error_of_range),
-            f"{entry.reference_range:.3g}",
-            f"{entry.largest[0]:.3g}",
-            f"{sum(entry.nan)}, {sum(entry.inf)}",
-            entry.remark,
-        )
+            "->" if entry is self.layer else "", str(entry.depth), entry.layer, entry.operator,
+            " x ".join(map(str, entry.shape)) or "scalar", *errors, f"{entry.reference_range:.3g}",
+            f"{entry.largest[0]:.3g}", f"{sum(entry.nan)}, {sum(entry.inf)}", entry.remark,
+        )  # fmt: skip
 
     def _remarks(self) -> Iterator[str]:
         yield (
@@ -114,29 +102,21 @@ class Divergence(Report):
         )
         for names, where in ((self.reference_only, "reference"), (self.candidate_only, "candidate")):
             if names:
-                more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-                shown = ", ".join(names[:NAMES_SHOWN])
+                shown, left = ", ".join(names[:NAMES_SHOWN]), len(names) - NAMES_SHOWN
+                more = f" and {left} more" if left > 0 else ""
                 yield f"Without a counterpart, only in the {where} ({len(names)}): {shown}{more}."
         yield from (f"Note: {note}" for note in self.notes)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the network on its way to the engine.
+    """One stage of the network on its way to the engine."""
 
-    Attributes:
-        name: such as `"raw ONNX"`.
-        runner: the name of what computed it; empty if it did not run.
-        made: what came to be, such as `"built, 12.1 MB"`; empty where nothing is to be said of it.
-        skipped: why it did not run; empty if it did.
-        failed: whether it could not be made at all, so that it is the stage at fault.
-    """
-
-    name: str
-    runner: str = ""
-    made: str = ""
-    skipped: str = ""
-    failed: bool = False
+    name: str  # such as "raw ONNX"
+    runner: str = ""  # the name of what computed it; empty if it did not run
+    made: str = ""  # what came to be, such as "built, 12.1 MB"
+    skipped: str = ""  # why it did not run
+    failed: bool = False  # it could not be made at all: it is the stage at fault
 
     def cells(self, report: ParityReport | None) -> Cells:
         """The row of the stage, with the report on it and the stage before it."""
@@ -154,12 +134,9 @@ class StagesReport(Report):
     Attributes:
         stages: every stage, those that did not run included, in order.
         reports: one report for each stage that ran but the first, against the stage that ran before it.
-        status: `"pass"`, `"fail"` or `"inconclusive"`.
         stage_at_fault: the name of the first stage that breaks the network, or None.
-        verdict: one sentence.
         divergence: where that stage leaves the one before it, if the two could be looked into.
         whole: the last stage that ran against the first, if every stage passed and there are more than two.
-        notes: sentences on how far the evidence reaches.
     """
 
     stages: tuple[Stage, ...]

@@ -27,22 +27,15 @@ SHOWN_IMAGES = 5
 
 @dataclass(frozen=True)
 class SegmentationLimits:
-    """How far a candidate's label maps may be from the reference's.
+    """How far a candidate's label maps may be from the reference's, in shares of 0..1; InputError for others.
 
-    Attributes:
-        agreement: share of all pixels with the same class. Rounding changes fewer than 1 pixel in 1000.
-        worst_image: the same in each single image, so that one broken image cannot hide among thousands. A
-            street scene that is displaced by one pixel keeps 98.8 % of its classes (notebook 02).
-        miou_loss: how much mIoU against the truth may fall, 0..1. That displaced scene loses 0.021,
-            swapped colours lose 0.27; rounding in float32 loses less than 0.0001.
-
-    Raises:
-        InputError: a number is outside 0..1.
+    A street scene displaced by one pixel keeps 98.8 % of its classes (notebook 02) and loses 0.021 of mIoU, swapped
+    colours lose 0.27; rounding in float32 changes fewer than 1 pixel in 1000 and less than 0.0001.
     """
 
-    agreement: float = 0.999
-    worst_image: float = 0.99
-    miou_loss: float = 0.005
+    agreement: float = 0.999  # share of all pixels with the same class
+    worst_image: float = 0.99  # the same in each image, so that one broken image cannot hide among thousands
+    miou_loss: float = 0.005  # how much mIoU against the truth may fall
 
     def __post_init__(self) -> None:
         if not all(0 <= value <= 1 for value in dataclasses.astuple(self)):
@@ -51,19 +44,12 @@ class SegmentationLimits:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How one class fared over all images; NaN where it does not occur.
-
-    Attributes:
-        name: the class.
-        pixels: scored pixels of the truth that are of this class.
-        between: IoU of the candidate with the reference.
-        reference, candidate: IoU of either against the truth.
-    """
+    """How one class fared over all images: its IoU, NaN where it does not occur."""
 
     name: str
-    pixels: int
-    between: float
-    reference: float
+    pixels: int  # scored ones of the truth that are of this class
+    between: float  # IoU of the candidate with the reference
+    reference: float  # against the truth, as for the candidate
     candidate: float
 
     @property
@@ -74,15 +60,10 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class ImageScore(ClassScore):
-    """How one image fared: mIoU in place of IoU, void counted as a class between the two; NaN without a truth.
+    """How one image fared: mIoU in place of IoU, void counted as a class between the two; NaN without a truth."""
 
-    Attributes:
-        differing: how many of all its `pixels` have another class in the candidate.
-        shift: (rows, columns) by which the candidate's labels are displaced, or None.
-    """
-
-    differing: int = 0
-    shift: tuple[int, int] | None = None
+    differing: int = 0  # how many of all its `pixels` have another class in the candidate
+    shift: tuple[int, int] | None = None  # (rows, columns) by which the candidate's labels are displaced
 
     @property
     def agreement(self) -> float:
@@ -95,19 +76,14 @@ class SegmentationReport(Report):
     """The verdict on a candidate's label maps, and the numbers behind it.
 
     Attributes:
-        reference_name, candidate_name: the two runners, as they name themselves.
         status: "pass"; "fail"; or "inconclusive": the reference paints one class only.
-        verdict: one sentence.
         images: one entry for each, worst first: most differing pixels, then largest loss of mIoU.
         classes: one entry for each class that occurs, in the palette's order.
         agreement: share of all pixels with the same class.
         between: mIoU of the candidate with the reference.
-        reference_miou, candidate_miou: against the truth, over all images that have one; NaN if none has.
-        truths: how many images have a truth.
+        reference_miou, candidate_miou: against the truth, over the `truths` images that have one; NaN if none has.
         shift: (rows, columns) by which every image that differs is displaced, or None.
         problems: why it fails; empty if it does not.
-        notes: sentences on how far the evidence reaches.
-        limits: what was allowed.
         reference_confusion, candidate_confusion: (N, N + 1) int64, see `confusion_matrix`.
     """
 
@@ -135,12 +111,9 @@ class SegmentationReport(Report):
         return self.candidate_miou - self.reference_miou
 
     def figure(self, *runners: RunnerInfo) -> "Figure":
-        """Draw the IoU of each class for both runners, and what the change costs; the largest loss first.
+        """Draw the IoU of each class for both runners, and what the change costs, the largest loss first.
 
-        Args:
-            runners: the reference's and the candidate's `info`; then no other name can get into the figure.
-        Raises:
-            InputError: no image has a truth, or the report is of other runners.
+        `runners` are both `info`s; then no other name can get into the figure. InputError where no image has a truth.
         """
         from workbench.core.drawing import refuse_false_names, title_of
         from workbench.parity.segmentation_figures import change_figure
@@ -241,16 +214,7 @@ def compare_segmentation(
 
 
 def disagreement(reference: ArrayLike, candidate: ArrayLike, classes: int = len(CITYSCAPES)) -> NDArray[np.bool_]:
-    """Mark the pixels to which two label maps give different classes; the two ways to write void are one.
-
-    Args:
-        reference: integer map (H, W) of train ids; `classes` and 255 are void.
-        candidate: the same.
-        classes: number of classes N.
-    Returns:
-        (H, W) bool.
-    Raises:
-        InputError: the shapes differ, no integers, or numbers that are no class.
+    """Mark the pixels, (H, W) bool, at which two maps of train ids differ; `classes` and 255 are both void.
 
     >>> disagreement([[0, 19, 255]], [[1, 255, 19]]).tolist()
     [[True, False, False]]
@@ -284,13 +248,9 @@ def _check_same_size(reference: NDArray, other: NDArray, side: str, image: str) 
 
 
 def _score_image(
-    name: str,
-    truth: ArrayLike | None,
-    reference: NDArray[np.uint8],
-    candidate: NDArray[np.uint8],
-    between: NDArray[np.int64],
-    against: NDArray[np.int64],
-) -> ImageScore:
+    name: str, truth: ArrayLike | None, reference: NDArray[np.uint8], candidate: NDArray[np.uint8],
+    between: NDArray[np.int64], against: NDArray[np.int64],
+) -> ImageScore:  # fmt: skip
     """Score one image, and add its counts to both confusion matrices."""
     _check_same_size(reference, candidate, "candidate", name)
     joint = confusion_matrix(reference, candidate, classes=len(between))
@@ -307,14 +267,9 @@ def _score_image(
 
 
 def _conclude(
-    images: list[ImageScore],
-    between: NDArray[np.int64],
-    against: NDArray[np.int64],
-    names: tuple[str, str],
-    palette: Palette,
-    limits: SegmentationLimits,
-) -> SegmentationReport:
-    """Turn the counts into a verdict."""
+    images: list[ImageScore], between: NDArray[np.int64], against: NDArray[np.int64], names: tuple[str, str],
+    palette: Palette, limits: SegmentationLimits,
+) -> SegmentationReport:  # fmt: skip
     ordered = sorted(images, key=lambda image: (image.agreement, 0.0 if math.isnan(image.change) else image.change))
     agreement = 1 - sum(image.differing for image in images) / max(1, sum(image.pixels for image in images))
     scores = (mean_iou(against[0]), mean_iou(against[1]))

@@ -44,16 +44,9 @@ DEPTH_ROWS = 96
 
 
 def confusion_figure(confusion: ArrayLike, info: RunnerInfo, palette: Palette = CITYSCAPES) -> Figure:
-    """Draw which class is taken for which, as a share of each true class.
+    """Draw which class is taken for which, as a share of each true class that occurs, and its IoU.
 
-    Args:
-        confusion: (N, N + 1) counts of `confusion_matrix`.
-        info: what computed the predictions.
-        palette: names and colours of the N classes.
-    Returns:
-        A figure with a row for each class that occurs in the truth, and its IoU.
-    Raises:
-        InputError: another shape, or no pixel was scored.
+    `confusion` is the (N, N + 1) of `confusion_matrix`; InputError for another shape, or where no pixel was scored.
     """
     counts = np.asarray(confusion)
     scores = class_iou(counts)
@@ -92,17 +85,9 @@ def overlay_figure(
     truth: NDArray[np.integer] | None = None,
     palette: Palette = CITYSCAPES,
 ) -> Figure:
-    """Lay each answer over the picture, outlined, with the names of the large regions written on them.
+    """Lay each answer over the (H, W, 3) uint8 RGB picture, outlined, with the names of the large regions on it.
 
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        answers: one panel for each runner.
-        truth: (H, W) train ids, 255 is void, shown first; None leaves it out.
-        palette: names and colours of the classes.
-    Returns:
-        A figure, 10 inches wide.
-    Raises:
-        InputError: no answer, or sizes that differ.
+    The truth, (H, W) train ids, comes first where there is one. InputError without an answer, or for other sizes.
     """
     check_image(image)
     if not answers:
@@ -126,15 +111,9 @@ def overlay_figure(
 def overlay(
     image: NDArray[np.uint8], labels: NDArray[np.integer], palette: Palette = CITYSCAPES, outline: int = 0
 ) -> NDArray[np.uint8]:
-    """Mix a picture half and half with the colours of its classes, and outline the regions in white.
+    """Mix an (H, W, 3) uint8 RGB picture half and half with the colours of its classes; outline the regions in white.
 
-    Args:
-        image: (H, W, 3) uint8, RGB. Not modified.
-        labels: (H, W) train ids; void stays as in the picture.
-        palette: colours of the classes.
-        outline: the outline's width is 1 + 2 * `outline` pixels.
-    Returns:
-        (H, W, 3) uint8, RGB.
+    A new array; void, in the (H, W) train ids, stays as in the picture; an outline is 1 + 2 * `outline` pixels wide.
     """
     mixed = ((image.astype(np.uint16) + color_map(labels, palette)) // 2).astype(np.uint8)
     void = labels >= len(palette)
@@ -155,16 +134,8 @@ def error_figure(
 ) -> Figure:
     """Show where each runner is wrong against the truth, and where only one of them is.
 
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        truth: (H, W) train ids, 255 is void and not scored.
-        reference: the answer to be kept.
-        candidate: the answer to be judged.
-        palette: names of the classes.
-    Returns:
-        A figure, 10 inches wide.
-    Raises:
-        InputError: the sizes differ, or an array has another shape or dtype.
+    The image is (H, W, 3) uint8 RGB, the truth (H, W) train ids, of which 255 is void and not scored; InputError for
+    others.
     """
     check_image(image)
     for name, labels in (("truth", truth), ("reference", reference.labels), ("candidate", candidate.labels)):

@@ -179,12 +179,10 @@ class _Chain:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """By name: every stage, and what runs."""
         self.stages = {stage.name: stage for stage, _ in self.made}
         self.targets = {stage.name: target for stage, target in self.made if target is not None}
 
     def judge(self) -> StagesReport:
-        """Compare, and say which stage is at fault."""
         first, *others = self.targets
         before = first
         for name in others:
@@ -198,15 +196,10 @@ class _Chain:
         status: Status = "inconclusive" if "inconclusive" in found or not found else "pass"
         status = "fail" if at_fault or "fail" in found else status
         return StagesReport(
-            stages=tuple(self.stages.values()),
-            reports=tuple(self.reports.values()),
-            status=status,
-            stage_at_fault=at_fault,
-            verdict=self._verdict(status, at_fault, divergence),
-            divergence=divergence,
-            whole=whole,
-            notes=tuple(self.notes),
-        )
+            stages=tuple(self.stages.values()), reports=tuple(self.reports.values()), status=status,
+            stage_at_fault=at_fault, verdict=self._verdict(status, at_fault, divergence), divergence=divergence,
+            whole=whole, notes=tuple(self.notes),
+        )  # fmt: skip
 
     def _compare(self, first: str, second: str) -> ParityReport | None:
         """Run two stages on all pictures; None, and the reason, where the second cannot run here."""
@@ -232,7 +225,6 @@ class _Chain:
         return self.stages[name].failed or (name in self.reports and self.reports[name].status == "fail")
 
     def _before(self, name: str) -> str:
-        """The stage that ran before another."""
         ran = list(self.targets)
         return ran[ran.index(name) - 1]
 

@@ -21,20 +21,14 @@ BLOCK_PIXELS = 32768
 
 @dataclass(frozen=True, eq=False)
 class Palette:
-    """Names and colours of the classes of a data set.
+    """Names and colours, RGB, of the N classes of a data set, in the order of the output channels; N is 1..254.
 
-    Attributes:
-        names: N class names, in the order of the output channels; N is 1..254.
-        colors: (N, 3) uint8, RGB; read-only.
-        void: (3,) uint8, RGB, the colour of pixels that belong to no class; black unless given.
-
-    Raises:
-        InputError: names and colours do not match, or are not 8-bit RGB.
+    The arrays are made read-only; InputError where names and colours do not match, or are not 8-bit RGB.
     """
 
     names: tuple[str, ...]
-    colors: NDArray[np.uint8]
-    void: NDArray[np.uint8] = (0, 0, 0)  # type: ignore[assignment]  # __post_init__ makes the array
+    colors: NDArray[np.uint8]  # (N, 3)
+    void: NDArray[np.uint8] = (0, 0, 0)  # type: ignore[assignment]  # of what is no class; __post_init__ makes the array
 
     def __post_init__(self) -> None:
         colors, void = _frozen_rgb(self.colors, "colors"), _frozen_rgb(self.void, "void")
@@ -60,8 +54,7 @@ def _frozen_rgb(values: ArrayLike, name: str) -> NDArray[np.uint8]:
     return frozen
 
 
-_scored = [label for label in _labels if 0 <= label.trainId < VOID]
-_train_labels = sorted(_scored, key=lambda label: label.trainId)
+_train_labels = sorted((label for label in _labels if 0 <= label.trainId < VOID), key=lambda label: label.trainId)
 
 CITYSCAPES = Palette(
     names=tuple(label.name for label in _train_labels),
@@ -163,14 +156,9 @@ def _checked_train_ids(array: NDArray, classes: int) -> NDArray[np.uint8]:
 
 
 def train_ids_to_ids(train_ids: ArrayLike) -> NDArray[np.uint8]:
-    """Convert train ids to Cityscapes' own ids, as its evaluation server and label files use them.
+    """Convert train ids, 0..18 and 19 or 255 for void, to Cityscapes' own ids as its server and label files use them.
 
-    Args:
-        train_ids: integer array of any shape, 0..18, and 19 or 255 for void.
-    Returns:
-        uint8 array of the same shape; void becomes 0, "unlabeled".
-    Raises:
-        InputError: other numbers.
+    uint8 of the same shape; void becomes 0, "unlabeled"; InputError for other numbers.
 
     >>> train_ids_to_ids([0, 13, 255]).tolist()
     [7, 26, 0]
@@ -179,14 +167,9 @@ def train_ids_to_ids(train_ids: ArrayLike) -> NDArray[np.uint8]:
 
 
 def ids_to_train_ids(ids: ArrayLike) -> NDArray[np.uint8]:
-    """Convert Cityscapes' own ids, as in its `*_labelIds.png` files, to train ids.
+    """Convert Cityscapes' own ids, 0..33 and -1 (255 in 8 bits) for licence plates, to train ids.
 
-    Args:
-        ids: integer array of any shape, 0..33, and -1 (255 in 8 bits) for licence plates.
-    Returns:
-        uint8 array of the same shape, 0..18, and 255 where the class is not scored.
-    Raises:
-        InputError: other numbers.
+    uint8 of the same shape, 0..18, and 255 where the class is not scored; InputError for other numbers.
 
     >>> ids_to_train_ids([7, 26, 0, -1]).tolist()
     [0, 13, 255, 255]
@@ -284,15 +267,12 @@ def mean_iou(confusion: ArrayLike) -> float:
 
 def _as_uint8(array: NDArray) -> NDArray[np.uint8] | None:
     """The same integers in 8 bits, or None when they do not fit."""
-    if array.dtype == np.uint8:
-        return array
-    if array.size and (array.min() < 0 or array.max() > 255):
+    if array.dtype != np.uint8 and array.size and (array.min() < 0 or array.max() > 255):
         return None
-    return array.astype(np.uint8)
+    return array.astype(np.uint8, copy=False)
 
 
 def _some(numbers: NDArray) -> str:
-    """The first few different numbers, for a message."""
     different = np.unique(numbers)
     shown = ", ".join(str(number) for number in different[:5])
     return shown if len(different) <= 5 else f"{shown} and {len(different) - 5} more"

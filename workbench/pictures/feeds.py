@@ -22,8 +22,7 @@ PREPROCESSINGS = ("unit", "raw", "cityscapes", "imagenet")
 SCENES = ("scene_1000025", "scene_1000014")
 """Two of the scenes in `data/street_scenes`: one in the sun, one at dusk."""
 
-RANDOM_FEEDS = 4
-OPEN_SIZE = 16
+RANDOM_FEEDS, OPEN_SIZE = 4, 16
 
 Feed = dict[str, np.ndarray]
 
@@ -78,16 +77,9 @@ def channel_axis(spec: TensorSpec) -> int | None:
 
 
 def picture_array(picture: np.ndarray, spec: TensorSpec, preprocess: str) -> np.ndarray:
-    """Bring a picture to the size, layout, range and dtype of an input.
+    """Bring an (H, W, 3) uint8 RGB picture to the size, layout, range and dtype of an input with three channels.
 
-    Args:
-        picture: (H, W, 3) uint8 RGB.
-        spec: an input with three channels.
-        preprocess: one of `PREPROCESSINGS`.
-    Returns:
-        (N, 3, h, w) or (N, h, w, 3) array of the input's dtype; N is 1 unless the network fixes it.
-    Raises:
-        InputError: the input leaves its height or width open.
+    (N, 3, h, w) or (N, h, w, 3), N is 1 unless the network fixes it; InputError where height or width are open.
     """
     axis = channel_axis(spec)
     height, width = spec.shape[2:] if axis == 1 else spec.shape[1:3]
@@ -105,11 +97,7 @@ def picture_array(picture: np.ndarray, spec: TensorSpec, preprocess: str) -> np.
 
 
 def random_array(spec: TensorSpec, generator: np.random.Generator) -> np.ndarray:
-    """Draw a standard normal array, or zeros and ones for integers; open dimensions become 1 (batch) or 16.
-
-    Raises:
-        InputError: an input of strings or another type without numbers.
-    """
+    """Draw normal numbers, or 0 and 1 for integers; open sizes are 1 (batch) or 16; InputError for another type."""
     shape = tuple((1 if axis == 0 else OPEN_SIZE) if size is None else size for axis, size in enumerate(spec.shape))
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":

@@ -32,17 +32,11 @@ _HOW_TO_GET = (
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture, with its ground truth where there is one.
+    """A picture, with its ground truth where there is one."""
 
-    Attributes:
-        name: for reports and file names.
-        image: (H, W, 3) uint8 RGB.
-        truth: (H, W) uint8 train ids, 255 is void; None where there is none.
-    """
-
-    name: str
-    image: NDArray[np.uint8]
-    truth: NDArray[np.uint8] | None = None
+    name: str  # for reports and file names
+    image: NDArray[np.uint8]  # (H, W, 3), RGB
+    truth: NDArray[np.uint8] | None = None  # (H, W) train ids, 255 is void
 
 
 def read_folder(images: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None) -> Iterator[Picture]:
@@ -213,7 +207,9 @@ def _pair_files(root: Path, split: str) -> dict[str, tuple[Path, Path]]:
         if not found
     ]
     if absent:
-        raise InputError(f"{root} has no {' and no '.join(absent)}{_coarse(root, labels)}; {_HOW_TO_GET}")
+        only = not labels and (root / "gtCoarse").is_dir()
+        coarse = ", only gtCoarse, whose labels are too coarse to score with" if only else ""
+        raise InputError(f"{root} has no {' and no '.join(absent)}{coarse}; {_HOW_TO_GET}")
     lonely = sorted(set(images) ^ set(labels))
     if lonely:
         raise InputError(
@@ -227,9 +223,3 @@ def _files_by_name(folder: Path, suffix: str) -> dict[str, Path]:
     """The files of all cities, by frame; hidden ones, such as macOS leaves in archives, are left out."""
     found = (path for path in folder.glob(f"*/*{suffix}") if not path.name.startswith("."))
     return {path.name.removesuffix(suffix): path for path in found}
-
-
-def _coarse(root: Path, labels: dict[str, Path]) -> str:
-    if labels or not (root / "gtCoarse").is_dir():
-        return ""
-    return ", only gtCoarse, whose labels are too coarse to score with"

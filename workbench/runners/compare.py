@@ -31,12 +31,9 @@ def compare_runners(
             renamed = feed if same_names else dict(zip(candidate.inputs, feed.values(), strict=True))
             yield name, reference.infer(feed), candidate.infer(renamed)
 
-    return compare_batches(
-        answers(),
-        reference_name=reference.info.name,
-        candidate_name=candidate.info.name,
-        tolerance=tolerance or Tolerance(),
-    )
+    names = (reference.info.name, candidate.info.name)
+    limits = tolerance or Tolerance()
+    return compare_batches(answers(), reference_name=names[0], candidate_name=names[1], tolerance=limits)
 
 
 def shared_specs(reference: Runner, candidate: Runner) -> dict[str, TensorSpec]:

@@ -37,10 +37,7 @@ class _TensorFlowRunner(Runner):
 class KerasRunner(_TensorFlowRunner):
     """A Keras 3 or tf_keras model in inference mode, compiled with `tf.function` so that the baseline is fair.
 
-    Args:
-        model: the Keras model.
-    Raises:
-        ExportError: the model has no input shapes yet.
+    ExportError where the model has no input shapes yet.
     """
 
     def __init__(self, model: Any) -> None:
@@ -57,11 +54,7 @@ class KerasRunner(_TensorFlowRunner):
 
 
 class FrozenGraphRunner(_TensorFlowRunner):
-    """A frozen TensorFlow graph, from a `.pb` file or a SavedModel.
-
-    Args:
-        frozen: the graph and the names of its ends.
-    """
+    """A frozen TensorFlow graph, from a `.pb` file or a SavedModel."""
 
     def __init__(self, frozen: FrozenGraph) -> None:
         tf = load_tensorflow()

@@ -14,17 +14,11 @@ from workbench.onnx_graph.session import FLOAT8, open_session, prepare_cuda, wei
 
 
 class OnnxRuntimeRunner(Runner):
-    """ONNX Runtime on the CPU, or on an NVIDIA GPU.
+    """ONNX Runtime on the CPU, or with `device="cuda"` on an NVIDIA GPU, which never falls back to the CPU as a whole.
 
-    Args:
-        path: the `.onnx` file.
-        threads: threads inside one operator; 0 lets ONNX Runtime decide.
-        device: `"cpu"`, or `"cuda"`, which never falls back to the CPU as a whole.
-        tf32: round the inputs of float32's heavy layers to TF32; `"cuda"` only.
-    Raises:
-        ModelError: the file is not a valid ONNX model, or ONNX Runtime cannot run it.
-        BackendUnavailableError: `"cuda"` without the GPU build of ONNX Runtime, or without its libraries.
-        DriverError: `"cuda"` without an NVIDIA driver or GPU.
+    `threads` work inside one operator, 0 lets ONNX Runtime decide; `tf32`, on a GPU, rounds the inputs of float32's
+    heavy layers to TF32. ModelError where the file cannot be run; BackendUnavailableError, DriverError without what a
+    GPU needs.
     """
 
     def __init__(
@@ -37,13 +31,9 @@ class OnnxRuntimeRunner(Runner):
         where = prepare_cuda(runtime) if device == "cuda" else "CPU"
         types = weight_types(path)
         self._session: Any = open_session(
-            path,
-            f"run {path}",
-            device=device,
-            tf32=tf32 or onnx.TensorProto.FLOAT16 in types,
-            threads=threads,
+            path, f"run {path}", device=device, tf32=tf32 or onnx.TensorProto.FLOAT16 in types, threads=threads,
             optimise="basic" if types & FLOAT8 else "all",
-        )
+        )  # fmt: skip
         if device == "cuda" and "CUDAExecutionProvider" not in self._session.get_providers():
             raise BackendUnavailableError(
                 "ONNX Runtime fell back to the CPU: the libraries of its CUDA provider do not load; install the CUDA "

@@ -12,19 +12,11 @@ from workbench.engine.memory import DeviceMemory, open_memory
 
 
 class TensorRTRunner(Runner):
-    """A plan on the GPU, through TensorRT, TensorRT-RTX or the lean runtime.
+    """A plan on the GPU, through TensorRT, TensorRT-RTX or the lean runtime; options as in `allocate_buffers`.
 
-    Several threads may call `infer`; the calls run one after the other. Buffers grow to the largest batch seen and
-    are kept, so from then on a call allocates its answers only.
-
-    Args:
-        path: the `.plan` file.
-        memory: see `workbench.engine.inference.allocate_buffers`.
-        cuda_graph: see there.
-    Raises:
-        EngineLoadError: the plan is damaged, or does not fit this machine.
-        BackendUnavailableError: TensorRT or cuda-python is missing.
-        DriverError: no NVIDIA driver or GPU.
+    Several threads may call `infer`; the calls run one after the other. Buffers grow to the largest batch seen and are
+    kept, so from then on a call allocates its answers only. EngineLoadError where the plan is damaged or does not fit
+    this machine; BackendUnavailableError, DriverError without what it needs.
     """
 
     def __init__(

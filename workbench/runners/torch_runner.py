@@ -48,10 +48,8 @@ class TorchRunner(Runner):
         self.example = {name: to_numpy(value) for name, value in zip(names, values, strict=True)}
         batch = values[0].shape[0] if dynamic_batch and values[0].dim() else None
         inputs = _specs(self.example, batch)
-        free = {
-            f"{name}_output" if name in inputs else name: answer for name, answer in answers.items()
-        }  # ONNX's names
-        outputs = _specs({name: to_numpy(answer) for name, answer in free.items()}, batch)
+        free = {f"{name}_output" if name in inputs else name: to_numpy(answer) for name, answer in answers.items()}
+        outputs = _specs(free, batch)  # under ONNX's names
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         super().__init__(RunnerInfo("torch", torch.__version__.split("+")[0], where), inputs, outputs)
 
@@ -140,9 +138,8 @@ def to_numpy(tensor: Any) -> np.ndarray:
     try:
         return np.array(tensor.detach().cpu().numpy())
     except TypeError as error:
-        raise InputError(
-            f"got a tensor of {tensor.dtype}, expected a type that NumPy has; call model.float()"
-        ) from error
+        advice = "expected a type that NumPy has; call model.float()"
+        raise InputError(f"got a tensor of {tensor.dtype}, {advice}") from error
 
 
 def _flatten(answer: Any, name: str = "output") -> dict[str, Any]:
