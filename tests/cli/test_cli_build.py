@@ -95,7 +95,9 @@ def test_doctor_names_the_driver_and_what_each_flavour_can_do(monkeypatch, capsy
 def test_doctor_without_a_driver_says_what_still_works(monkeypatch, capsys):
     full = Flavour("tensorrt", type("full", (), {"Builder": 1, "OnnxParser": 1}), "11.4")
     monkeypatch.setattr(tensorrt_api, "available_flavours", lambda: ([full], []))
-    monkeypatch.setattr("workbench.runners.machine.probe_driver", lambda: Driver(None, (), "no NVIDIA driver was found (x)"))
+    monkeypatch.setattr(
+        "workbench.runners.machine.probe_driver", lambda: Driver(None, (), "no NVIDIA driver was found (x)")
+    )
     status, out, _ = run(capsys, "doctor")
     assert status == 0
     assert re.search("^NVIDIA driver +no NVIDIA driver was found", out, re.M)
