@@ -64,12 +64,11 @@ def build_graph(
 ) -> Any:
     """Build tf-slim's InceptionV3 in a new `tf.Graph`; variables have the names of the published checkpoint.
 
-    The placeholder `input` is float32 of `size` in pixels; `layout` `"NCHW"` is turned inside, because tf-slim joins
-    the branches along the last axis. The logits are `InceptionV3/Logits/SpatialSqueeze`; the published checkpoint has
-    1001, class 0 is the background. `training` means dropout, which keeps a share of `keep`, and the statistics of the
-    batch, which the moving ones follow slowly, by `batch_norm_decay`. InputError: another layout, or a size that is too
-    small.
-
+    The placeholder `input` is float32 of `size`, (height, width) in pixels; `layout` `"NCHW"` is turned inside, because
+    tf-slim joins the branches along the last axis. The logits are `InceptionV3/Logits/SpatialSqueeze`; the published
+    checkpoint has 1001 classes, class 0 is the background. `training` means the statistics of the batch, which the
+    moving ones follow with `batch_norm_decay`, and dropout, which keeps a share of `keep`. `depth_multiplier` scales
+    the channels. InputError: another layout, or a size that is too small.
     Source: Szegedy et al.: Rethinking the Inception Architecture for Computer Vision, CVPR 2016; tf_slim.nets.
     """
     if layout not in LAYOUTS:

@@ -34,8 +34,8 @@ def find_checkpoint(path: PathLike) -> Path | None:
     """Find the prefix of the checkpoint that a path means, such as `model.ckpt`; None where it looks like none.
 
     That is the prefix itself, one of its files (`.meta`, `.index`, `.data-00000-of-00001`), a single `.ckpt` file of
-    the older format, or a folder with one checkpoint, or whose file `checkpoint` says which is the latest; else
-    ModelError.
+    the older format, or a folder that holds one checkpoint or says in `checkpoint` which is the latest; ModelError for
+    a folder with several and nothing that says which is meant. Files may be missing.
     """
     path = Path(path)
     if path.is_dir():
@@ -128,10 +128,10 @@ def _beside(prefix: Path, suffix: str) -> Path:
 def open_checkpoint(path: PathLike, outputs: Names = None, inputs: Names = None) -> FrozenGraph:
     """Restore a TensorFlow 1 checkpoint, found as by `find_checkpoint`, and freeze what leads to its outputs.
 
-    `outputs` are names of nodes, such as `["InceptionV3/Logits/SpatialSqueeze"]`: the most likely one when None, with a
-    warning that names it and the others. `inputs` are the nodes to feed, not only placeholders; those when None.
-    ModelError: a file is missing or damaged, weights and graph do not belong together, there is no such node, or the
-    graph was made for training.
+    `outputs` are names of nodes, such as `["InceptionV3/Logits/SpatialSqueeze"]`; when None the most likely one, with a
+    warning that names it and the others. `inputs` are the nodes to feed, also others than placeholders; when None the
+    placeholders that lead to the outputs. ModelError: a file is missing or damaged, weights and graph do not belong
+    together, there is no such node, or the graph was made for training.
     """
     prefix = require_checkpoint(path)
     return _open_meta_graph(_read_meta(prefix), prefix, prefix, outputs, inputs)

@@ -99,11 +99,10 @@ def node_name(tensor: str) -> str:
 
 
 def propose_outputs(graph_def: Any) -> tuple[OutputProposal, ...]:
-    """Rank the nodes that may be the output of a network, the most likely first; none where nothing is computed.
+    """Rank the nodes that may be the output of a network, the most likely first; none where no input leads to any.
 
     Values that go into a softmax or a loss come before the softmax itself: a comparison of two forms of a network needs
-    logits. More weights lead to a main output than to an auxiliary one. The graph may hold training, saving and
-    summaries.
+    logits. More weights lead to a main output than to an auxiliary one. The graph may hold training and saving, too.
     """
     view = GraphView(graph_def)
     forward = _forward(view)
@@ -249,9 +248,10 @@ def cut_at(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any
 
 
 def take_channels_first(graph_def: Any, names: Iterable[str]) -> None:
-    """Let picture inputs be (N, C, H, W): a placeholder of that layout and a Transpose each, in place; else ModelError.
+    """Let picture inputs be (N, C, H, W): a placeholder of that layout and a Transpose for each, in place.
 
-    The converter moves the Transpose into the network, where it meets the convolutions' own and both vanish.
+    The converter moves the Transpose into the network, where it meets the convolutions' own and both vanish. ModelError
+    for an input without four axes.
     """
     tf = load_tensorflow().compat.v1
     nodes = {node.name: node for node in graph_def.node}

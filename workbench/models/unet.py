@@ -83,11 +83,11 @@ def build(
 ) -> Any:
     """Build a network of segmentation_models with random weights, none ever downloaded, as a tf_keras model.
 
-    It takes (batch, H, W, 3) float32, as `preprocess` makes it, to (batch, H, W, classes) float32: logits, without an
-    `activation` such as `"sigmoid"`. An `input_size` of None leaves height and width open, which is best for all but
-    PSPNet: they are given when it is converted, `keras_to_onnx(model, path, spatial=(height, width))`. The `options`
-    are those of the architecture, such as `decoder_filters`. InputError: unknown names, a bad size, or weights to
-    download.
+    It takes (batch, H, W, 3) float32, as `preprocess` makes it, to (batch, H, W, classes) float32: logits, unless there
+    is an `activation` such as `"sigmoid"`. An `input_size` of None leaves height and width open, best for all but
+    PSPNet: they are given when it is converted, `keras_to_onnx(model, path, spatial=(height, width))`. Options are
+    those of the architecture, such as `decoder_filters`. InputError: unknown names, a size it cannot take, or weights
+    to download.
     Source: Iakubovskii: segmentation_models 1.0.1; Ronneberger, Fischer, Brox: U-Net, MICCAI 2015.
     """
     if architecture not in ARCHITECTURES:
@@ -115,7 +115,8 @@ def demonstration_model(weights: str | os.PathLike[str] | None = None) -> Any:
     """Build the small U-Net that finds the road of a generated street scene, see data/README.md.
 
     (batch, H, W, 3) float32 of `preprocess`, H and W divisible by 32, becomes (batch, H, W, 1) float32 logits, above 0
-    for road. The weights are an `.npz` file of the same network; that of `data/` when None; else ModelError.
+    for road. The weights are an `.npz` file of the same network, ModelError where they are not; that of `data/` when
+    None.
     """
     model = build(decoder_filters=DEMONSTRATION_DECODER)
     load_weights(model, data_file(DEMONSTRATION_WEIGHTS) if weights is None else weights)
@@ -140,7 +141,10 @@ def preprocess(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def road_labels(logits: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Turn (H, W, 1) or (N, H, W, 1) logits into uint8 labels for `PALETTE`: 0 is road, where the logit is above 0.
+    """Turn (H, W, 1) or (N, H, W, 1) logits into a label map for `PALETTE`: road where they are above 0.
+
+    That is (H, W) or (N, H, W) uint8: 0 is road, as in Cityscapes' train ids, and 1 is everything else. InputError for
+    another shape.
 
     >>> road_labels(np.array([[[-1.0], [2.0]]])).tolist()
     [[1, 0]]
