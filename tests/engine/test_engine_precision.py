@@ -22,7 +22,7 @@ from workbench.engine.build import engine_text, equivalent_commands
 from workbench.engine.commands import build_command
 from workbench.engine.layer_types import LayerType, check_types, types_text
 from workbench.engine.plan import PlanManifest
-from workbench.precision import convert
+from workbench.precision import half, quantize
 from workbench.precision.calibration import Calibration, calibrate
 from workbench.precision.convert import find_nodes, read_precision
 from workbench.precision.half import to_bf16, to_fp16
@@ -152,7 +152,7 @@ def test_a_conversion_that_changes_nothing_is_refused(net, monkeypatch):
         shutil.copy(source, out)
         return report
 
-    monkeypatch.setattr(convert, "to_fp16", copy)
+    monkeypatch.setattr(half, "to_fp16", copy)
     with pytest.raises(EngineBuildError, match=r"got precision='fp16', but .* in 6 of 6 layers: conv1 \(conv.*float32"):
         build(net, precision="fp16")
 
@@ -172,7 +172,7 @@ def test_a_float16_file_with_a_float32_layer_is_refused_by_the_layer_s_name(part
 
 @pytest.mark.parametrize("name", ["conv2", "c"], ids=["node", "tensor"])
 def test_a_layer_that_is_to_stay_float32_is_named_in_keep(partly_half, name, monkeypatch):
-    monkeypatch.setattr(convert, "to_fp16", never)
+    monkeypatch.setattr(half, "to_fp16", never)
     manifest = build(partly_half, precision="fp16", keep=[name]).manifest
     assert manifest.types["CONVOLUTION"] == {"float16": 1, "float32": 1}
     assert manifest.kept == ({"node": "conv2", "operator": "Conv", "reason": "you keep it"},)
@@ -210,7 +210,7 @@ def partly_quantised(net, calibration, folder):
 
 
 def test_a_quantised_file_is_taken_as_it_is(partly_quantised, monkeypatch):
-    monkeypatch.setattr(convert, "quantize_int8", never)
+    monkeypatch.setattr(quantize, "quantize_int8", never)
     manifest = build(partly_quantised, precision="int8").manifest
     assert manifest.types["CONVOLUTION"] == {"int8 to float32": 1, "float32": 1}
     assert (manifest.qdq_pairs, manifest.converted, manifest.calibration) == (4, False, "")
@@ -222,7 +222,7 @@ def test_a_quantiser_that_forgets_a_layer_is_refused_by_the_layer_s_name(net, ca
     def forget(source, out, scales, **_):
         return replace(quantize_int8(source, out, scales, exclude=["conv2"]), kept=())
 
-    monkeypatch.setattr(convert, "quantize_int8", forget)
+    monkeypatch.setattr(quantize, "quantize_int8", forget)
     with pytest.raises(EngineBuildError, match=r"another type in 1 of 3 layers: conv2 \(convolution, float32\)"):
         build(net, precision="int8", calibration=calibration)
 
@@ -401,7 +401,7 @@ def test_a_network_in_a_third_precision_is_refused(partly_half, partly_quantised
 
 def test_the_second_build_converts_nothing(net, monkeypatch):
     first = build(net, precision="fp16")
-    monkeypatch.setattr(convert, "to_fp16", never)
+    monkeypatch.setattr(half, "to_fp16", never)
     monkeypatch.setattr(process.subprocess, "Popen", never)
     assert build(net, precision="fp16").manifest == first.manifest
 
@@ -458,7 +458,7 @@ def test_the_text_tells_types_from_kernels_and_names_what_is_wider(net, calibrat
 
 def test_the_commands_build_the_same_precision(net, calibration):
     plan = build(net, precision="int8", calibration=calibration, keep=["conv2"])
-    assert "--precision int8 --calibration FILE --keep conv2 --profile" in build_command(plan.manifest, "x.plan")
+    assert "--precision int8 --calibration FILE --keep-nodes conv2 --profile" in build_command(plan.manifest, "x.plan")
     plan = build(net, precision="tf32")
     assert "--precision tf32 --profile" in build_command(plan.manifest, "x.plan")
     trtexec, polygraphy = equivalent_commands(plan, "net.onnx", "x.plan")

@@ -19,6 +19,11 @@ from workbench.onnx_graph.mend import fix
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 PICTURE = ("x", FLOAT, [1, 3, 8, 8])
+NO_FLAVOUR = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(("tensorrt", "tensorrt_rtx", "tensorrt_lean", "tensorrt_lean_bindings")))
+runpy.run_module("workbench.engine.child", run_name="__main__")
+"""
 NOT_ASKED = "no TensorRT is here; pip install -e '.[rtx]'"
 
 
@@ -31,10 +36,10 @@ def parser_is_here():
 
 @pytest.fixture
 def no_parser(monkeypatch):
-    def missing(name=None, *, for_building=False):
+    def missing(*_, **__):
         raise BackendUnavailableError(NOT_ASKED)
 
-    monkeypatch.setattr(parser_check, "open_flavour", missing)
+    monkeypatch.setattr(parser_check, "run_child", missing)
 
 
 def node(operator, inputs, outputs, name="", **attributes):
@@ -329,6 +334,14 @@ def test_a_parser_that_dies_is_an_answer(ask, monkeypatch, case):
     assert (answer.accepted, answer.refused) == (False, ())
     assert re.search(words, answer.problem)
     assert "gave no answer" in answer.verdict
+
+
+def test_the_child_says_that_no_tensorrt_is_installed(ask, monkeypatch):
+    use_child(monkeypatch, NO_FLAVOUR)
+    answer = ask(REFUSED["no such operator"][0])
+    assert (answer.accepted, answer.flavour) == (None, "")
+    assert re.fullmatch("no TensorRT flavour that can build engines is here; .*NVIDIA GPUs.", answer.problem)
+    assert [part.operator for part in answer.refused] == ["Det"]
 
 
 @pytest.mark.usefixtures("no_parser")

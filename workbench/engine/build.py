@@ -232,19 +232,11 @@ def _build(job: _Job, profile: Profile, digest: str) -> Plan:
         kept = report.kept if report is not None else find_nodes(job.path, job.spec.keep)
         if job.cache and job.here:
             timing = str(engine_cache.timing_cache_path(job.flavour.name, job.flavour.version, job.here.name))
-        order = {
-            "onnx_path": str(converted if report is not None else job.path.resolve()),
-            "plan_path": str(plan_path),
-            "flavour": job.flavour.name,
-            "profiles": [profile],
-            "targets": job.targets,
-            "workspace_bytes": job.options["workspace_bytes"],
-            "version_compatible": job.options["version_compatible"],
-            "timing_cache": timing,
-            "precision": job.spec.precision,
-            "kept": [name for name, _, _ in kept],
-            "whole": report is not None,
-        }
+        order: dict[str, Any] = {"onnx_path": str(converted if report is not None else job.path.resolve())}
+        order |= {"plan_path": str(plan_path), "timing_cache": timing, "profiles": [profile], "targets": job.targets}
+        order |= {name: job.options[name] for name in ("workspace_bytes", "version_compatible")}
+        order |= {"flavour": job.flavour.name, "precision": job.spec.precision, "whole": report is not None}
+        order["kept"] = [name for name, _, _ in kept]
         title = f"build {job.path.name}"
         facts = run_child(order, "build", title=title, progress=job.progress, timeout_s=job.timeout_s)
         data = plan_path.read_bytes()
@@ -306,15 +298,10 @@ def save_engine(plan: Plan, path: PathLike) -> Path:
 
 
 def check_plan_path(path: PathLike) -> None:
-    """Refuse a plan's path before minutes are spent on building it.
-
-    Raises:
-        InputError: the name is that of a model.
-        OutputError: the folder does not exist.
-    """
+    """Refuse a plan's path before minutes are spent on building it: InputError, or OutputError without its folder."""
     path = Path(path)
-    if path.suffix.lower() in (".onnx", ".json"):
-        raise InputError(f"got {path} as the plan to write, expected a name that ends in .plan")
+    if path.suffix.lower() not in (".plan", ".engine"):
+        raise InputError(f"got {path} as the plan to write, expected a name that ends in .plan or .engine")
     if not path.absolute().parent.is_dir():
         raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
 
@@ -329,13 +316,11 @@ def engine_text(plan: Plan, path: PathLike) -> str:
         where = f"{manifest.gpu_name}, compute capability {manifest.compute_capability}"
     else:
         where = f"the GPUs that {BACKEND_NAMES[manifest.flavour]} builds for by itself"
+    size, title = f"{manifest.plan_bytes / 1e6:.1f} MB", f"{BACKEND_NAMES[manifest.flavour]} {manifest.version}"
     return (
-        f"{os.fspath(path)}: {manifest.plan_bytes / 1e6:.1f} MB, {manifest.precision}, "
-        f"built by {BACKEND_NAMES[manifest.flavour]} {manifest.version}\n"
+        f"{os.fspath(path)}: {size}, {manifest.precision}, built by {title}\n"
         f"layers   {sum(manifest.layers.values())} before fusion ({layers})\n"
-        f"{_found_text(manifest)}"
-        f"runs on  {where}\n"
-        f"manifest {manifest_path(path)}"
+        f"{_found_text(manifest)}runs on  {where}\nmanifest {manifest_path(path)}"
     )
 
 
@@ -357,12 +342,6 @@ def _found_text(manifest: PlanManifest) -> str:
 
 
 def equivalent_commands(plan: Plan, onnx_path: PathLike, plan_path: PathLike) -> tuple[str, str]:
-    """Return the trtexec and polygraphy lines that build the same engine.
-
-    Args:
-        plan: what was built.
-        onnx_path: the network that was built; where `plan.manifest.converted`, the converted one.
-        plan_path: the plan to write.
-    """
+    """Return the trtexec and polygraphy lines that build the same engine; `onnx_path` is the converted file, if any."""
     of = (plan.manifest, onnx_path, plan_path)
     return trtexec_command(*of), polygraphy_command(*of)

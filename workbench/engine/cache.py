@@ -23,8 +23,7 @@ _PLAN, _RECORD = "engine.plan", "entry.json"
 def read_entry(key: str) -> Plan | None:
     """Return a cached plan, or None; a damaged entry is removed.
 
-    The plan's bytes are a read-only map of the cached file, compared with their checksum on every call: 30 ms for
-    100 MB, a third of the time to read or to hash them. Entries are never written to, only replaced or removed.
+    Its bytes are a read-only map of the file, compared with their checksum: 30 ms for 100 MB, a third of reading them.
     """
     folder = cache_folder() / key
     try:

@@ -57,11 +57,10 @@ _KNOWN_FIXES = (
 def carry_out(order: Mapping[str, Any]) -> dict[str, Any]:
     """Build an engine, or only ask the parser where the order names no plan.
 
-    Returns:
-        For a build: `layers` (how many of each kind the parser made), `types` (what these compute in), `kernels` and
-        `memory` (what the builder made of them). For the parser see `ask`.
+    The answer has `layers` (of each kind, as parsed), their `types`, and `kernels` and `memory` (as built). See `ask`.
     """
     flavour = open_flavour(order["flavour"], for_building=True)
+    send("open", title=flavour.title)
     trt = flavour.module
     verbose: list[str] = []
     # Each of these is used by the next and must stay alive: a temporary network crashes the process.
@@ -85,11 +84,9 @@ def carry_out(order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ask(parser: "trt.OnnxParser", network: "trt.INetworkDefinition", onnx_path: str) -> dict[str, Any]:
-    """Let the parser read a file into the network.
+    """Let the parser read a file into the network: whether it `parsed`, how many `layers` of each kind and `outputs`.
 
-    Returns:
-        `parsed`; `errors`, each with code, node, name, operator, what was `said`, and the nodes it is `inside` of;
-        `layers`, how many of each kind the parser made; `outputs`, how many; `types`, those of inputs and outputs.
+    Also the `types` of inputs and outputs, and `errors`: code, node, name, operator, what was `said`, `inside` of what.
     """
     parsed = parser.parse_from_file(onnx_path)
     errors = [_read_error(parser.get_error(index)) for index in range(parser.num_errors)]
@@ -122,15 +119,10 @@ def _read_error(error: "trt.ParserError") -> dict[str, Any]:
     said = " ".join(without_noise(error.desc()).split())
     said = "no reason given" if said == "false" else said
     code, node, name, operator = error.code().name, error.node(), error.node_name(), error.node_operator()
-    return {
-        "text": f"{f'node {name or node} ({operator}): ' if operator else ''}{said} [{code}]",
-        "code": code,
-        "node": node,
-        "name": name,
-        "operator": operator,
-        "said": said,
-        "inside": list(error.local_function_stack()) if error.local_function_stack_size() else [],
-    }
+    text = f"{f'node {name or node} ({operator}): ' if operator else ''}{said} [{code}]"
+    inside = list(error.local_function_stack()) if error.local_function_stack_size() else []
+    facts = {"text": text, "code": code, "node": node, "name": name, "operator": operator}
+    return {**facts, "said": said, "inside": inside}
 
 
 def build(
@@ -215,11 +207,7 @@ def save_timing_cache(config: "trt.IBuilderConfig", path: str) -> None:
 
 
 def with_fix(text: str) -> str:
-    """Append what to do about an error, where it is known.
-
-    >>> with_fix("node d (Det): it says no [UNSUPPORTED_NODE]")[-42:]
-    'replace the layer, or write it as a plugin'
-    """
+    """Append what to do about an error, where it is known."""
     text = without_noise(text)
     help_text = known_fix(text)
     return f"{text}; what helps: {help_text}" if help_text else text

@@ -28,8 +28,7 @@ def trtexec_command(manifest: PlanManifest, onnx_path: PathLike, plan_path: Path
 def polygraphy_command(manifest: PlanManifest, onnx_path: PathLike, plan_path: PathLike) -> str:
     """Return the line for Polygraphy, which has no targets, and takes RTX from a variable in front.
 
-    Polygraphy 0.53.6 clears TF32 for the full TensorRT unless asked for it, but leaves it on for RTX and has no option
-    against that: there NVIDIA's own variable forbids it, and has to be set when the plan runs, too.
+    Polygraphy 0.53.6 leaves TF32 on for RTX: there NVIDIA's variable forbids it, also needed when the plan runs.
     """
     rtx, tf32 = manifest.flavour == "tensorrt_rtx", manifest.precision == "tf32"
     words = ["polygraphy", "convert", os.fspath(onnx_path), "--convert-to", "trt", "-o", os.fspath(plan_path)]
@@ -44,14 +43,9 @@ def polygraphy_command(manifest: PlanManifest, onnx_path: PathLike, plan_path: P
 
 
 def build_command(manifest: PlanManifest, plan_path: PathLike, *, flavour: str = "") -> str:
-    """Return the `workbench build` line that makes a plan again.
+    """Return the `workbench build` line that makes a plan again at `plan_path`, of another `flavour` if named.
 
     Where the conversion used measured ranges, their file or the pictures are named by a word in capitals.
-
-    Args:
-        manifest: of the plan.
-        plan_path: where the new one goes.
-        flavour: another flavour than the manifest's.
     """
     chosen = flavour or manifest.flavour
     chosen = "tensorrt" if chosen == "tensorrt_lean" else chosen  # lean only runs what the full TensorRT built
@@ -61,7 +55,7 @@ def build_command(manifest: PlanManifest, plan_path: PathLike, *, flavour: str =
     if manifest.calibration:
         words += ["--calibration", "FILE"] if manifest.precision in ("int8", "fp8") else ["--images", "DIR"]
     keep = manifest.options.get("keep")
-    words += ["--keep", *keep] if keep else []
+    words += ["--keep-nodes", *keep] if keep else []
     for profile in filter(None, manifest.profiles):
         words.append("--profile")
         words += [f"{name}={','.join(map(shape_text, shapes))}" for name, shapes in profile.items()]

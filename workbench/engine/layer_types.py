@@ -33,33 +33,19 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class LayerType:
-    """What a layer computes in, as the parsed network says.
+    """What a layer computes in, as the parsed network says."""
 
-    Attributes:
-        node: name of the ONNX node that it does.
-        kind: such as `"CONVOLUTION"`.
-        dtype: of what it gives, such as `"float16"`.
-        reads: what its numbers and weights are dequantised from, such as `"int8"`; empty where they are not.
-        near: nodes that it may be a part of, where TensorRT does not say: those next to it in the network.
-    """
-
-    node: str
-    kind: str
-    dtype: str
-    reads: str = ""
-    near: tuple[str, ...] = ()
+    node: str  # name of the ONNX node that it does
+    kind: str  # such as "CONVOLUTION"
+    dtype: str  # of what it gives, such as "float16"
+    reads: str = ""  # what its numbers and weights are dequantised from, such as "int8"; empty where they are not
+    near: tuple[str, ...] = ()  # its neighbours, of which it may be a part, where TensorRT does not name its node
 
 
 def read_types(network: "trt.INetworkDefinition") -> list[LayerType]:
-    """Read the type of every layer that computes with floating point numbers.
+    """Read the type of every layer of a strongly typed, parsed network that computes with floating point numbers.
 
-    Layers that only move numbers, that compute shapes, or that TensorRT folds since all their inputs are constants
-    are left out.
-
-    Args:
-        network: a strongly typed network, after parsing.
-    Returns:
-        One entry for each such layer, in the network's order.
+    Left out are layers that only move numbers, that compute shapes, or that are folded, all inputs being constants.
     """
     found = (network.get_layer(index) for index in range(network.num_layers))
     layers = [layer for layer in found if layer is not None]
@@ -104,16 +90,10 @@ def count_types(layers: Iterable[LayerType]) -> dict[str, dict[str, int]]:
 
 
 def check_types(layers: Sequence[LayerType], precision: str, kept: Collection[str] = (), *, whole: bool = True) -> None:
-    """Refuse a network whose layers are not in the precision that was asked for.
+    """Refuse a network whose layers are not in the precision asked for; EngineBuildError names them.
 
-    Args:
-        layers: of the parsed network.
-        precision: one of `PRECISIONS`.
-        kept: names of ONNX nodes that may be wider.
-        whole: for 8 bits, refuse every convolution and matrix product that is not between pairs; else only a network
-            in which none is. A file that came quantised may leave some out on purpose.
-    Raises:
-        EngineBuildError: with the names of the layers.
+    The nodes `kept` may be wider. For 8 bits and `whole`, every convolution and matrix product must lie between pairs;
+    else one is enough: a file that came quantised may leave some out on purpose.
     """
     eight_bits, wanted = precision in EIGHT_BITS, TYPE_OF.get(precision, "float32")
     if eight_bits:
@@ -154,7 +134,9 @@ def _complaint(wrong: Sequence[LayerType], of: int, precision: str) -> str:
     names = ", ".join(f"{layer.node} ({layer.kind.lower()}, {layer.reads or layer.dtype})" for layer in wrong[:_SHOWN])
     more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
     if precision in TYPE_OF:
-        advice = "name those nodes in keep (--keep) if they shall stay as they are, or convert the float32 network"
+        advice = (
+            "name those nodes in keep (--keep-nodes) if they shall stay as they are, or convert the float32 network"
+        )
     else:
         types = {layer.reads or layer.dtype for layer in wrong}
         others = [repr(name) for name, dtype in TYPE_OF.items() if dtype in types]

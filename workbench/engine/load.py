@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from workbench.core.contract import TensorSpec
@@ -70,11 +69,7 @@ class Engine:
 
     @property
     def cuda_engine(self) -> "trt.ICudaEngine":
-        """The flavour's own `ICudaEngine`.
-
-        Raises:
-            InputError: the engine is closed.
-        """
+        """The flavour's own `ICudaEngine`; InputError where the engine is closed."""
         if self._cuda_engine is None:
             raise InputError("the engine is closed; load it again with load_engine(...)")
         return self._cuda_engine
@@ -88,9 +83,7 @@ class Engine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -97,14 +97,9 @@ class DeviceMemory(ABC):
 
 
 def open_memory(name: str = "auto") -> DeviceMemory:
-    """Open the memory of the GPU that is current in this thread.
+    """Open the memory of the GPU that is current in this thread; `"auto"` takes the first package that is installed.
 
-    Args:
-        name: `"cuda-python"`, `"pycuda"`, or `"auto"`: the first of them that is installed.
-    Raises:
-        InputError: another name.
-        BackendUnavailableError: the package, or a library it needs, is missing.
-        DriverError: this machine has no NVIDIA driver, or no GPU.
+    InputError for another name, BackendUnavailableError without the package, DriverError without a driver or GPU.
     """
     openers: dict[str, Callable[[], DeviceMemory]] = {"cuda-python": _CudaPythonMemory, "pycuda": _PyCudaMemory}
     if name not in ("auto", *openers):
@@ -231,8 +226,8 @@ class _CudaPythonMemory(DeviceMemory):
 class _PyCudaMemory(DeviceMemory):
     """The CUDA driver through pycuda, as in the original tutorial, but on the primary context.
 
-    `import pycuda.autoinit` makes a context of its own, in which TensorFlow, PyTorch and TensorRT do not live;
-    here the primary context is retained once and pushed for each call, so any thread may call.
+    `pycuda.autoinit` would make one of its own, where TensorFlow, PyTorch and TensorRT do not live; this one is pushed
+    for each call, so any thread may call.
     """
 
     name = "pycuda"
@@ -321,11 +316,7 @@ def _device_error(function: str, problem: str, about: str = "") -> DeviceError |
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """Return the NumPy dtype of a tensor type; `bfloat16` and the 8-bit floats come from ml_dtypes.
-
-    Raises:
-        InputError: a type that fills no whole bytes, or an unknown one.
-        BackendUnavailableError: ml_dtypes is needed and missing.
+    """Return the NumPy dtype of a tensor type, some from ml_dtypes; InputError for one without whole bytes.
 
     >>> numpy_dtype("float16").itemsize
     2

@@ -15,12 +15,13 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
+from workbench.core.contract import BACKEND_NAMES
 from workbench.core.errors import BackendUnavailableError, EngineBuildError
 from workbench.core.report import Report, Status, Table, count
 from workbench.engine.child import known_fix
 from workbench.engine.plan import MAX_RANK
 from workbench.engine.process import run_child
-from workbench.engine.tensorrt_api import dtype_name, open_flavour
+from workbench.engine.tensorrt_api import dtype_name
 from workbench.onnx_graph.edit import STANDARD, attribute, constants, real_inputs
 from workbench.onnx_graph.file import check, read
 
@@ -39,23 +40,14 @@ _WORDS = re.compile(r'&& "([^"]+)"$')
 
 @dataclass(frozen=True)
 class RefusedNode:
-    """One node that is refused, or what is refused of the network as a whole.
+    """One node that is refused, or what is refused of the network as a whole."""
 
-    Attributes:
-        name: of the node, or of what it writes where it has no name; of tensors where it is no node.
-        operator: such as `"Resize"`; empty where it is no node.
-        reason: what the parser said, or the rule where there is no parser.
-        code: the parser's, such as `"UNSUPPORTED_NODE"`; empty for a rule.
-        help: what to do, where that is known.
-        inside: the nodes around it, the outermost first, for a node of a branch, a loop or a function.
-    """
-
-    name: str
-    operator: str
-    reason: str
-    code: str = ""
-    help: str = ""
-    inside: tuple[str, ...] = ()
+    name: str  # what it writes where it has none; of tensors where it is no node
+    operator: str  # such as "Resize"; empty where it is no node
+    reason: str  # what the parser said, or the rule where there is no parser
+    code: str = ""  # the parser's, such as "UNSUPPORTED_NODE"; empty for a rule
+    help: str = ""  # what to do, where that is known
+    inside: tuple[str, ...] = ()  # the nodes around it, outermost first: of a branch, a loop or a function
 
 
 @dataclass(frozen=True)
@@ -65,9 +57,8 @@ class ParserAnswer(Report):
     Attributes:
         path: the file.
         flavour: who was asked, such as `"TensorRT-RTX 1.7.1.116"`; empty where no TensorRT with a parser is here.
-        accepted: whether the parser takes the whole network; None where nobody could be asked. Only a build proves
-            that it becomes an engine.
-        refused: the nodes it does not take. Without a parser: those that rules of this package speak against.
+        accepted: whether it takes the whole network; None where nobody could be asked. Only a build proves more.
+        refused: the nodes it does not take; without a parser, those that rules of this package speak against.
         operators: how many nodes of each operator nothing was said against.
         layers: how many layers of each kind the parser made of the network.
         problem: why nobody could be asked, or how the parser ended without an answer; one sentence.
@@ -144,16 +135,16 @@ def ask_parser(
     path = Path(path)
     check(path)
     model = read(path)
+    order = {"onnx_path": str(path.resolve()), "flavour": flavour}
+    options: dict[str, Any] = {"title": f"parse {path.name}", "progress": progress, "timeout_s": timeout_s}
+    opened = [BACKEND_NAMES.get(flavour or "", "TensorRT")]  # until the child, which alone imports it, says more
     try:
-        chosen = open_flavour(flavour, for_building=True)
+        facts = run_child(order, "parser", on_open=opened.append, **options)
     except BackendUnavailableError as error:
         return _without_parser(path, model, str(error))
-    request = {"onnx_path": str(path.resolve()), "flavour": chosen.name}
-    try:
-        facts = run_child(request, "parser", title=f"parse {path.name}", progress=progress, timeout_s=timeout_s)
     except EngineBuildError as error:
-        return ParserAnswer(path, chosen.title, False, problem=str(error))
-    return _answer(path, chosen.title, model, facts)
+        return ParserAnswer(path, opened[-1], False, problem=str(error))
+    return _answer(path, opened[-1], model, facts)
 
 
 def _answer(path: Path, flavour: str, model: onnx.ModelProto, facts: Mapping[str, Any]) -> ParserAnswer:

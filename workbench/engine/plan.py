@@ -90,11 +90,7 @@ class PlanManifest:
 
     @classmethod
     def from_json(cls, text: str) -> "PlanManifest":
-        """Read a manifest.
-
-        Raises:
-            EngineLoadError: the text is not a manifest.
-        """
+        """Read a manifest; EngineLoadError where the text is none."""
         try:
             known = {entry.name for entry in fields(cls)}
             values = {name: value for name, value in json.loads(text).items() if name in known}
@@ -128,11 +124,7 @@ class Plan:
 
 
 def manifest_path(path: PathLike) -> Path:
-    """Return where the manifest of a plan lies.
-
-    >>> manifest_path("engines/resnet50.plan").as_posix()
-    'engines/resnet50.plan.json'
-    """
+    """Return where the manifest of a plan lies: `x.plan.json` beside `x.plan`."""
     return Path(f"{os.fspath(path)}.json")
 
 
@@ -141,17 +133,11 @@ def resolve_profile(
     shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     profile: Mapping[str, Any] | None = None,
 ) -> Profile:
-    """Give every dynamic input a smallest, most usual and largest shape.
+    """Give every dynamic input (None in its spec) a smallest, most usual and largest shape; empty where all are fixed.
 
-    Args:
-        specs: the network's inputs, by name.
-        shape: one shape for the only input, or a shape by input name: those inputs keep it always.
-        profile: (min, opt, max) shapes by input name. An open batch that neither names gets 1, 4, 8.
-    Returns:
-        The dynamic inputs only; empty for a network whose shapes are all fixed.
-    Raises:
-        InputError: an unknown name, a wrong rank, a size that is fixed, smaller than 1 or out of order, or an
-            open height or width without a size.
+    `shape` is one for the only input, or by name: such inputs keep it always. `profile` has (min, opt, max) by name. An
+    open batch that neither names gets 1, 4, 8. InputError: an unknown name, a wrong rank, a size that is fixed, below 1
+    or out of order, or an open height or width without a size.
 
     >>> resolve_profile({"x": TensorSpec("x", (None, 3), "float32")})
     {'x': ((1, 3), (4, 3), (8, 3))}
@@ -173,12 +159,7 @@ def resolve_profile(
 
 
 def parse_profile(words: Sequence[str]) -> dict[str, Shapes]:
-    """Read a profile from command line words.
-
-    Args:
-        words: `name=MINxSHAPE,OPTxSHAPE,MAXxSHAPE`, or `name=SHAPE` for an input that keeps one shape.
-    Raises:
-        InputError: a word that is not one of the two forms.
+    """Read `name=MINxSHAPE,OPTxSHAPE,MAXxSHAPE`, or `name=SHAPE` for an input that keeps one shape; else InputError.
 
     >>> parse_profile(["x=1x3,4x3,8x3", "y=2x5"])
     {'x': ((1, 3), (4, 3), (8, 3)), 'y': ((2, 5), (2, 5), (2, 5))}
@@ -209,11 +190,7 @@ def profile_text(profile: Profile) -> str:
 
 
 def shape_text(shape: Sequence[int], mark: str = "x") -> str:
-    """Write a shape the way TensorRT's tools do.
-
-    >>> shape_text((1, 3, 224, 224))
-    '1x3x224x224'
-    """
+    """Write a shape the way TensorRT's tools do: `1x3x224x224`."""
     return mark.join(map(str, shape))
 
 

@@ -1,6 +1,6 @@
 """Let a child process do TensorRT's work, with a bar that never goes back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -15,21 +15,18 @@ _LAYOUT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
 
 
 def run_child(
-    order: Mapping[str, Any], work: str, *, title: str, progress: bool, timeout_s: float | None
+    order: Mapping[str, Any],
+    work: str,
+    *,
+    title: str,
+    progress: bool,
+    timeout_s: float | None,
+    on_open: Callable[[str], object] = lambda title: None,
 ) -> dict[str, Any]:
-    """Have a child build an engine, or only parse a network.
+    """Have `workbench.engine.child` build an engine, or only parse a network; return what it found.
 
-    Args:
-        order: for `workbench.engine.child`.
-        work: `"build"` or `"parser"`, for the errors.
-        title: what the bar is called.
-        progress: show a bar.
-        timeout_s: end the child after this many seconds; None for no limit.
-    Returns:
-        What the child found, see `build` and `ask` of `workbench.engine.child`.
-    Raises:
-        EngineBuildError: TensorRT refused, the child died, or the time was over. Its `log` has TensorRT's lines.
-        OutputError: the disk is full.
+    The work is `"build"` or `"parser"`, `title` that of the bar; `on_open` is given the name of the TensorRT opened.
+    EngineBuildError, with TensorRT's lines as `log`: it refused, the child died, or the time was over.
     """
     part = f"TensorRT's {'builder' if work == 'build' else work}"
     advice = "give a larger timeout_s" + (", or a smaller largest shape in the profile" if work == "build" else "")
@@ -43,7 +40,9 @@ def run_child(
         Child(CHILD, title=part, advice=advice, error=failure) as child,
         tqdm(total=1.0, desc=title, disable=not progress, leave=False, bar_format=_LAYOUT) as bar,
     ):
-        return child.run(order, BuildProgress(bar).take, timeout_s)
+        takers = {"open": lambda event: on_open(event["title"])}
+        move = BuildProgress(bar).take
+        return child.run(order, lambda event: takers.get(event["event"], move)(event), timeout_s)
 
 
 class BuildProgress:

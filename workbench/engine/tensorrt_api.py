@@ -30,13 +30,7 @@ _import_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Flavour:
-    """One member of the TensorRT family that can be imported here.
-
-    Attributes:
-        name: one of `FLAVOURS`.
-        module: the imported module.
-        version: its version.
-    """
+    """One member of the TensorRT family that can be imported here, by its name of `FLAVOURS`."""
 
     name: str
     module: "trt.Module"
@@ -66,16 +60,9 @@ class Flavour:
 
 
 def open_flavour(name: str | None = None, *, for_building: bool = False) -> Flavour:
-    """Import a member of the TensorRT family.
+    """Import one of `FLAVOURS`, the first that can be imported when None; `for_building` asks for one with a builder.
 
-    Args:
-        name: one of `FLAVOURS`; the first that can be imported when None.
-        for_building: it must have a builder.
-    Returns:
-        The flavour.
-    Raises:
-        InputError: an unknown name.
-        BackendUnavailableError: it is not installed, its libraries are missing, or it has no builder.
+    InputError for an unknown name; BackendUnavailableError where it, its libraries or its builder are not here.
     """
     if name is not None and name not in FLAVOURS:
         raise InputError(f"got the flavour {name!r}, expected one of {', '.join(FLAVOURS)}")
@@ -101,11 +88,7 @@ def open_flavour(name: str | None = None, *, for_building: bool = False) -> Flav
 
 
 def available_flavours() -> tuple[list[Flavour], list[str]]:
-    """Import every flavour there is.
-
-    Returns:
-        Those that work, and one sentence for each that is installed but does not.
-    """
+    """Import every flavour there is; return those that work, and one sentence for each installed one that does not."""
     found, broken = [], []
     for name in FLAVOURS:
         try:
@@ -132,8 +115,7 @@ def unsupported_gpu(flavour: Flavour, gpu: Gpu) -> str:
 class CollectingLogger:
     """Keeps what TensorRT says; `make_logger` joins it with a flavour's own logger class.
 
-    Attributes:
-        lines: (severity, text) in the order they came, such as `("ERROR", "...")`. Verbose lines are not kept.
+    Its `lines` are (severity, text) in the order they came, such as `("ERROR", "...")`; verbose ones are not kept.
     """
 
     def __init__(
@@ -176,14 +158,9 @@ def make_logger(
     sink: Callable[[str, str], None] | None = None,
     verbose: Callable[[str], None] | None = None,
 ) -> Any:
-    """Make a logger that a builder, parser or runtime of this flavour takes.
+    """Make a `CollectingLogger` that is also the flavour's `ILogger`; keep it as long as what was made with it.
 
-    Args:
-        flavour: any of them.
-        sink: also called with the severity and text of each line that is kept.
-        verbose: called with each verbose line; these are not kept.
-    Returns:
-        A `CollectingLogger` that is also the flavour's `ILogger`. Keep it as long as what was made with it.
+    `sink` is also called with severity and text of each line that is kept, `verbose` with each line that is not.
     """
     base: Any = flavour.module.ILogger
 
@@ -196,16 +173,7 @@ def make_logger(
 
 
 def make_runtime(flavour: Flavour, logger: Any) -> "trt.Runtime":
-    """Make a runtime, after asking the driver: the lean one crashes the process where there is none.
-
-    Args:
-        flavour: any of them.
-        logger: from `make_logger`.
-    Returns:
-        The flavour's `Runtime`.
-    Raises:
-        DriverError: no driver, no GPU, or the runtime refuses to start.
-    """
+    """Make the flavour's `Runtime`, after asking the driver, without which the lean one crashes: DriverError."""
     require_gpu()
     words, failure = "", None
     try:
@@ -219,11 +187,7 @@ def make_runtime(flavour: Flavour, logger: Any) -> "trt.Runtime":
 
 
 def dtype_name(data_type: Any) -> str:
-    """Return the NumPy name of a flavour's `DataType`, such as `"float32"`.
-
-    Raises:
-        InputError: NumPy has no such type.
-    """
+    """Return the NumPy name of a flavour's `DataType`, such as `"float32"`; InputError where NumPy has none."""
     name = getattr(data_type, "name", str(data_type))
     if name not in _DTYPES:
         raise InputError(f"the tensor type {name} has no NumPy name; expected one of {', '.join(_DTYPES)}")

@@ -68,7 +68,7 @@ Layer = tuple[np.ndarray, np.ndarray | None]
 
 
 def padded_size(height: int, width: int) -> tuple[int, int]:
-    """Return the smallest height and width, in pixels, that hold the image and divide by the network's stride.
+    """Return the smallest (height, width) in pixels that hold the image and divide by the network's stride of 32.
 
     >>> padded_size(360, 480)
     (384, 480)
@@ -86,26 +86,16 @@ def build(
     batch_norm: bool = False,
     dropout: float = 0.0,
 ) -> Any:
-    """Build FCN-8s: 3 x H x W image in, `classes` x H x W logits out.
+    """Build FCN-8s with random weights: a 3 x H x W image in, `classes` x H x W logits out.
 
-    The network computes in NHWC, where Keras is fast on a CPU; a Permute after the input and
-    one before the output give it the tutorial's NCHW interface. Both cancel when it becomes ONNX.
+    `input` is (batch, 3, H, W) float32, RGB with `CITYSCAPES_MEAN` subtracted, and `output` (batch, classes, H, W)
+    float32; InputError where H or W, in pixels, does not divide by 32. Inside it is NHWC, where Keras is fast on a CPU;
+    the Permutes that give it the tutorial's NCHW interface cancel when it becomes ONNX. `width` multiplies VGG16's
+    channels: 1.0 is the original (134.5 M parameters), as are 4096 channels (`fc_width`) of fc6 and fc7. The 20 classes
+    are Cityscapes' 19 and void; `batch_norm` after each convolution and `dropout` (its rate) before the scores are for
+    training only.
 
-    Args:
-        keras: the Keras module to build with (`keras` or `tf_keras`).
-        input_size: image height and width in pixels, each divisible by 32.
-        width: multiplier on VGG16's channels; 1.0 is the original network (134.5 M parameters).
-        fc_width: channels of fc6 and fc7; 4096 in the original.
-        classes: output channels; 20 are Cityscapes' 19 classes and void.
-        batch_norm: add a batch normalisation after each convolution, for training only.
-        dropout: dropout rate before the score layer, for training only.
-    Returns:
-        A Keras model, input `input` (batch, 3, H, W) float32, RGB with `CITYSCAPES_MEAN` subtracted;
-        output `output` (batch, classes, H, W) float32 logits.
-    Raises:
-        InputError: H or W does not divide by 32; the message names the padded size.
-    Source:
-        Long, Shelhamer, Darrell: Fully convolutional networks for semantic segmentation, CVPR 2015.
+    Source: Long, Shelhamer, Darrell: Fully convolutional networks for semantic segmentation, CVPR 2015.
         Simonyan, Zisserman: Very deep convolutional networks, ICLR 2015 (configuration D).
     """
     good = padded_size(max(input_size[0], 1), max(input_size[1], 1))
@@ -147,23 +137,13 @@ def weights_path(weights: str | os.PathLike[str] = "street-scenes") -> Path:
 
 
 def demonstration_model(
-    keras: Any,
-    input_size: tuple[int, int] = (512, 1024),
-    weights: str | os.PathLike[str] = "street-scenes",
+    keras: Any, input_size: tuple[int, int] = STREET_SIZE, weights: str | os.PathLike[str] = "street-scenes"
 ) -> Any:
     """Build the network with trained weights, as wide as they are; those committed have width 0.25.
 
-    Args:
-        keras: the Keras module to build with.
-        input_size: image height and width in pixels, each divisible by 32.
-        weights: "street-scenes", "camvid", or the path of an `.npz` file of `save_weights`, or of a
-            Keras HDF5 file, such as the tutorial's `semantic_segmentation.hdf5`:
-            `workbench.models.fcn_vgg16` has the mapping, which was never tried on that file itself.
-    Returns:
-        The model of `build`, ready to run.
-    Raises:
-        ModelError: the weights are missing, damaged or of another network.
-        InputError: H or W does not divide by 32.
+    The weights are `"street-scenes"`, `"camvid"`, or the path of an `.npz` file of `save_weights` or of a Keras HDF5
+    file, such as the tutorial's, on which the mapping above was never tried. ModelError where they are missing, damaged
+    or of another network; InputError where a side of `input_size`, (height, width) in pixels, does not divide by 32.
     """
     path = weights_path(weights)
     arrays = (read_fcn_weights if path.suffix.lower() in HDF5_SUFFIXES else read_weights)(path)
@@ -186,27 +166,16 @@ def _convolution(layers: Any, x: Any, channels: int, kernel: int, name: str, bat
 
 
 def segmentation_answer(runner: Runner, image: np.ndarray) -> np.ndarray:
-    """Go from a picture to a label map at the network's size: rescale, subtract the mean, infer, argmax.
+    """Go from an (H, W, 3) uint8 RGB picture to its (h, w) uint8 train ids (19 is void), at the network's size.
 
-    Args:
-        runner: an open segmentation network with the tutorial's channel-first interface.
-        image: (H, W, 3) uint8 RGB.
-    Returns:
-        (h, w) uint8 train ids; 19 is void.
+    It is rescaled, the mean subtracted; the largest of the logits of an open network, channel-first, is the class.
     """
     size = (runner.inputs["input"].shape[2] or 0, runner.inputs["input"].shape[3] or 0)
     return argmax_classes(runner.infer({"input": street_input(image, size)})["output"][0])
 
 
 def street_input(image: np.ndarray, size: tuple[int, int] = STREET_SIZE) -> np.ndarray:
-    """Turn a picture into the segmentation network's input.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        size: the network's height and width in pixels.
-    Returns:
-        (1, 3, h, w) float32, mean subtracted.
-    """
+    """Turn an (H, W, 3) uint8 RGB picture into (1, 3, h, w) float32 of that size in pixels, the mean subtracted."""
     resized = image if image.shape[:2] == size else rescale_image(image, (*size, 3))
     return np.ascontiguousarray(sub_mean_chw(resized.transpose(2, 0, 1))[None])
 
@@ -214,9 +183,7 @@ def street_input(image: np.ndarray, size: tuple[int, int] = STREET_SIZE) -> np.n
 def read_fcn_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read FCN-8s from a Keras HDF5 file, whole model or weights only: float32 arrays, named as `build` names them.
 
-    Raises:
-        ModelError: the file is missing or damaged, or holds another network.
-        BackendUnavailableError: h5py is not installed.
+    ModelError where the file is missing or damaged, or holds another network.
     """
     h5py = require_backend("h5py", "keras")
     if not Path(path).is_file():

@@ -64,11 +64,8 @@ def open_model(source: Any, *, inputs: Names = None, outputs: Names = None) -> A
 def model_kind(source: PathLike, *, ends_named: bool = False) -> str:
     """Tell what a name or a path means, without importing any framework.
 
-    Returns:
-        `"name"`, `"saved model"`, `"checkpoint"`, `"graph"`, `"torch"` or `"keras"`.
-    Raises:
-        ModelError: it does not exist, is empty, or is nothing that `open_model` opens.
-        InputError: ends were named for what is no TensorFlow graph.
+    That is `"name"`, `"saved model"`, `"checkpoint"`, `"graph"`, `"torch"` or `"keras"`. ModelError where it is
+    missing, empty or nothing that `open_model` opens; InputError where ends were named for what is no TensorFlow graph.
     """
     path = Path(source)
     suffix = path.suffix.lower()
@@ -151,10 +148,9 @@ def _named_model(name: str, load: Callable[[], Any]) -> Any:
 
 
 def read_frozen_graph(path: PathLike, inputs: Names = None, outputs: Names = None) -> FrozenGraph:
-    """Read a frozen GraphDef, binary or as text; its ends are the placeholders and what nothing reads where not named.
+    """Read a frozen GraphDef, binary or text; its ends are the placeholders and what nothing reads where not named.
 
-    Raises:
-        ModelError: not a GraphDef, one with variables or made for training, or without the named nodes.
+    ModelError: not a GraphDef, one with variables or made for training, or without the named nodes.
     """
     path = Path(path)
     if not path.is_file() or path.stat().st_size == 0:

@@ -42,14 +42,9 @@ def is_tf_keras(model: Any) -> bool:
 
 
 def freeze(model: Any, *, spatial: tuple[int, int] | None = None) -> FrozenGraph:
-    """Turn a Keras model into a GraphDef whose weights are constants.
+    """Turn a Keras 3 or tf_keras model into a GraphDef of constants; `spatial` (pixels) fills open heights and widths.
 
-    Args:
-        model: a Keras 3 or tf_keras model whose input shapes are known.
-        spatial: (height, width) in pixels for a model that leaves them open.
-    Raises:
-        ExportError: unknown input shapes, strings, or a forward pass that TensorFlow cannot trace.
-        BackendUnavailableError: Keras 3 does not compute with TensorFlow in this process.
+    ExportError: unknown input shapes, strings, or a forward pass that TensorFlow cannot trace.
     """
     if hasattr(model, "inputs") and not is_tf_keras(model):
         load_keras()

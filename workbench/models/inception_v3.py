@@ -30,17 +30,11 @@ _HEAD = "InceptionV3/Logits/Conv2d_1c_1x1/"
 
 
 def preprocess(image: np.ndarray, size: tuple[int, int] = INPUT_SIZE) -> np.ndarray:
-    """Turn a photograph into InceptionV3's input: the central 87.5 % of its largest square, RGB, -1..1.
+    """Turn an (H, W, 3) uint8 RGB photograph into InceptionV3's input: (height, width, 3) float32, RGB, -1..1.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        size: (height, width) in pixels.
-    Returns:
-        (height, width, 3) float32, -1..1.
-    Raises:
-        InputError: not an (H, W, 3) image.
-    Source: the evaluation branch of inception_preprocessing.py of TensorFlow's slim models, which crops, scales and
-        shifts so; it crops a rectangle, we a square, so that nothing is squeezed.
+    It is the central 87.5 % of its largest square, scaled to `size` in pixels. InputError for another shape.
+    Source: the evaluation branch of inception_preprocessing.py of TensorFlow's slim models, which crops a rectangle; we
+        crop a square, so that nothing is squeezed.
     """
     return (central_square(image, size, _CENTRE) / 127.5 - 1).astype(np.float32)
 
@@ -48,8 +42,7 @@ def preprocess(image: np.ndarray, size: tuple[int, int] = INPUT_SIZE) -> np.ndar
 def load_slim() -> ModuleType:
     """Import tf_slim and its InceptionV3 on today's TensorFlow.
 
-    TensorFlow's old batch normalisation looks for `tf_keras.legacy_tf_layers`, which has moved to `tf_keras.src`;
-    it is put where TensorFlow looks.
+    TensorFlow's old batch normalisation looks for `tf_keras.legacy_tf_layers`, which has moved to `tf_keras.src`.
     """
     load_tf_keras()
     for name in ("legacy_tf_layers", "legacy_tf_layers.normalization"):
@@ -71,20 +64,11 @@ def build_graph(
 ) -> Any:
     """Build tf-slim's InceptionV3 in a new `tf.Graph`; variables have the names of the published checkpoint.
 
-    Args:
-        classes: how many logits; the published checkpoint has 1001, class 0 is the background.
-        training: with dropout and the statistics of the batch.
-        size: (height, width) in pixels.
-        depth_multiplier: scales the number of channels.
-        layout: of the placeholder `input`: `"NHWC"`, or `"NCHW"`, which is turned inside, because tf-slim joins the
-            branches of this network along the last axis.
-        batch_norm_decay: how slowly moving statistics follow the batch, in training.
-        keep: share of values that dropout keeps, in training.
-    Returns:
-        The graph; its input is `input`, its logits are `InceptionV3/Logits/SpatialSqueeze`.
-    Raises:
-        InputError: another layout, or a size that is too small.
-        BackendUnavailableError: tf_slim is not installed.
+    The placeholder `input` is float32 of `size`, (height, width) in pixels; `layout` `"NCHW"` is turned inside, because
+    tf-slim joins the branches along the last axis. The logits are `InceptionV3/Logits/SpatialSqueeze`; the published
+    checkpoint has 1001 classes, class 0 is the background. `training` means the statistics of the batch, which the
+    moving ones follow with `batch_norm_decay`, and dropout, which keeps a share of `keep`. `depth_multiplier` scales
+    the channels. InputError: another layout, or a size that is too small.
     Source: Szegedy et al.: Rethinking the Inception Architecture for Computer Vision, CVPR 2016; tf_slim.nets.
     """
     if layout not in LAYOUTS:
@@ -115,17 +99,11 @@ def make_checkpoint(
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Write a checkpoint of InceptionV3 with calibrated random weights, as TensorFlow 1 writes it.
+    """Write a checkpoint of InceptionV3 with calibrated random weights, as TensorFlow 1 does; return its prefix.
 
-    The weights know nothing of ImageNet. Their batch statistics and logits are set on real pictures, so that
-    different pictures get different answers. The same `seed` gives the same weights, for training and for use; the
-    other options are those of `build_graph`.
-
-    Returns:
-        The prefix of the checkpoint, `inception_v3.ckpt` in `folder`.
-    Raises:
-        InputError: as for `build_graph`.
-        OutputError: the folder cannot be made or written.
+    The weights know nothing of ImageNet. Their batch statistics and logits are set on real pictures, so that answers
+    differ. The same `seed` gives the same weights, for training and for use; the other options are those of
+    `build_graph`.
     """
     form: dict[str, Any] = {"classes": classes, "size": size, "depth_multiplier": depth_multiplier}
     with tqdm(total=2, desc="calibrate", unit="step", leave=False, disable=not progress) as bar:
@@ -144,17 +122,11 @@ def rebuild(
     depth_multiplier: float = 1.0,
     layout: str = "NHWC",
 ) -> Path:
-    """Build InceptionV3 for use and give it the weights of a checkpoint that cannot be converted itself.
+    """Build InceptionV3 for use with the weights of a checkpoint that cannot be converted itself; return its prefix.
 
-    That is one made in training, or one without a `.meta` file, such as the published `inception_v3.ckpt`. The number
-    of classes is read from the weights; the options are those of `build_graph`.
-
-    Returns:
-        The prefix of the new checkpoint, `inception_v3.ckpt` in `folder`, which is made if need be.
-    Raises:
-        ModelError: files are missing, or the weights are not those of tf-slim's InceptionV3.
-        InputError: the new checkpoint would overwrite the old one.
-        OutputError: the folder cannot be made or written.
+    That is one made in training, or without a `.meta` file, such as the published one. The number of classes is read
+    from the weights; the options are those of `build_graph`. ModelError where files are missing or of another network,
+    InputError where the new checkpoint would overwrite the old one.
     """
     prefix = require_checkpoint(checkpoint, graph=False)
     if Path(folder).resolve() == prefix.resolve().parent:

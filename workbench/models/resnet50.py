@@ -20,28 +20,17 @@ _LOGIT_SPREAD = 2.0
 
 @dataclass(frozen=True)
 class ResNet50:
-    """A ResNet-50 and where its weights came from.
+    """A ResNet-50 and where its weights came from."""
 
-    Attributes:
-        model: the Keras model, input (batch, 224, 224, 3) float32, output (batch, 1000) float32 logits.
-        weights: `"imagenet"` or `"random"`.
-        note: one sentence for reports and figures.
-    """
-
-    model: Any
-    weights: str
-    note: str
+    model: Any  # input (batch, 224, 224, 3) float32, output (batch, 1000) float32 logits
+    weights: str  # "imagenet" or "random"
+    note: str  # one sentence for reports and figures
 
 
 def preprocess(image: np.ndarray) -> np.ndarray:
-    """Turn a photograph into ResNet-50's input: 224 x 224, BGR, ImageNet's mean subtracted.
+    """Turn an (H, W, 3) uint8 RGB photograph into ResNet-50's input: (224, 224, 3) float32, BGR.
 
-    Args:
-        image: (H, W, 3) uint8 RGB; the largest centred square is used.
-    Returns:
-        (224, 224, 3) float32, BGR.
-    Raises:
-        InputError: not an (H, W, 3) image.
+    The largest centred square is used, ImageNet's mean subtracted. InputError for another shape.
     Source: the `caffe` mode of keras.applications.imagenet_utils, whose means these are.
     """
     return (central_square(image, INPUT_SIZE)[..., ::-1] - IMAGENET_MEAN_BGR).astype(np.float32)
@@ -75,17 +64,9 @@ def random_squares(count: int, seed: int) -> Iterator[np.ndarray]:
 def build(keras: Any, *, weights: str = "imagenet", seed: int = 0, crops: np.ndarray | None = None) -> ResNet50:
     """Build ResNet-50 with logits as output.
 
-    Args:
-        keras: the Keras module to build with (`keras` or `tf_keras`).
-        weights: `"imagenet"` takes Keras's cached or downloaded weights, and where neither can be had
-            falls back to `"random"`, which the returned `note` says; `"random"` asks for those.
-        seed: of the random weights.
-        crops: (N, 224, 224, 3) float32 preprocessed pictures to calibrate random weights on; crops of
-            scikit-image's photographs when None.
-    Returns:
-        The model with its `weights` ("imagenet" or "random") and a `note` on them.
-    Raises:
-        InputError: `weights` is neither of the two.
+    `"imagenet"` takes Keras's cached or downloaded weights, and where neither can be had falls back to `"random"`,
+    which the `note` says. Random weights are calibrated on `crops`, (N, 224, 224, 3) float32 preprocessed pictures; on
+    crops of scikit-image's photographs when None. InputError for other weights.
     Source: He et al.: Deep residual learning for image recognition, CVPR 2016; keras.applications.ResNet50.
     """
     if weights not in ("imagenet", "random"):
@@ -128,15 +109,8 @@ def _calibrated(keras: Any, seed: int, crops: np.ndarray) -> Any:
 
 
 def top_classes(logits: np.ndarray, count: int = 5) -> list[tuple[str, float]]:
-    """Name the most probable ImageNet classes.
+    """Name the most probable ImageNet classes of (1000,) logits: (class name, probability in 0..1), the best first.
 
-    Args:
-        logits: (1000,) float array.
-        count: how many.
-    Returns:
-        (class name, probability in 0..1) pairs, the most probable first.
-    Raises:
-        BackendUnavailableError: TensorFlow or Keras is not installed.
     Source: keras.applications.imagenet_utils.decode_predictions, which fetches the names once.
     """
     utilities = require_backend("keras", "keras").applications.imagenet_utils

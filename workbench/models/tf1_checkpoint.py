@@ -31,14 +31,11 @@ _OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"  # the key that TensorFlow 2 wri
 
 
 def find_checkpoint(path: PathLike) -> Path | None:
-    """Find the prefix of the checkpoint that a path means, such as `model.ckpt` for `model.ckpt.meta`.
+    """Find the prefix of the checkpoint that a path means, such as `model.ckpt`; None where it looks like none.
 
     That is the prefix itself, one of its files (`.meta`, `.index`, `.data-00000-of-00001`), a single `.ckpt` file of
-    the older format, or a folder that holds one checkpoint or says in `checkpoint` which is the latest. Files may be
-    missing; None when the path does not look like a checkpoint.
-
-    Raises:
-        ModelError: a folder with several checkpoints and nothing that says which is meant.
+    the older format, or a folder that holds one checkpoint or says in `checkpoint` which is the latest; ModelError for
+    a folder with several and nothing that says which is meant. Files may be missing.
     """
     path = Path(path)
     if path.is_dir():
@@ -55,8 +52,7 @@ def find_checkpoint(path: PathLike) -> Path | None:
 def require_checkpoint(path: PathLike, *, graph: bool = True) -> Path:
     """Find the prefix of a checkpoint, as `find_checkpoint` does; `graph` says whether its `.meta` file is needed.
 
-    Raises:
-        ModelError: no checkpoint, or one without its graph, its index or some of its weights.
+    ModelError: no checkpoint, or one without its graph, its index or some of its weights.
     """
     prefix = find_checkpoint(path)
     if prefix is None:
@@ -130,19 +126,12 @@ def _beside(prefix: Path, suffix: str) -> Path:
 
 
 def open_checkpoint(path: PathLike, outputs: Names = None, inputs: Names = None) -> FrozenGraph:
-    """Restore a TensorFlow 1 checkpoint and freeze what leads to its outputs.
+    """Restore a TensorFlow 1 checkpoint, found as by `find_checkpoint`, and freeze what leads to its outputs.
 
-    Args:
-        path: the prefix (`model.ckpt`), one of its files, or a folder with one checkpoint in it.
-        outputs: names of nodes, such as `["InceptionV3/Logits/SpatialSqueeze"]`; the most likely one when None,
-            with a warning that names it and the others.
-        inputs: names of the nodes to feed, also others than placeholders; the placeholders that lead to the
-            outputs when None.
-    Returns:
-        The graph without variables, and the names of its ends.
-    Raises:
-        ModelError: a file is missing or damaged, weights and graph do not belong together, there is no such node,
-            or the graph was made for training.
+    `outputs` are names of nodes, such as `["InceptionV3/Logits/SpatialSqueeze"]`; when None the most likely one, with a
+    warning that names it and the others. `inputs` are the nodes to feed, also others than placeholders; when None the
+    placeholders that lead to the outputs. ModelError: a file is missing or damaged, weights and graph do not belong
+    together, there is no such node, or the graph was made for training.
     """
     prefix = require_checkpoint(path)
     return _open_meta_graph(_read_meta(prefix), prefix, prefix, outputs, inputs)

@@ -94,20 +94,15 @@ def without_deprecations() -> Iterator[None]:
 
 
 def node_name(tensor: str) -> str:
-    """Return the node of a tensor name.
-
-    >>> node_name("^InceptionV3/Logits/SpatialSqueeze:0")
-    'InceptionV3/Logits/SpatialSqueeze'
-    """
+    """Return the node of a tensor name: `a/b` for `^a/b:0`."""
     return tensor.lstrip("^").split(":")[0]
 
 
 def propose_outputs(graph_def: Any) -> tuple[OutputProposal, ...]:
-    """Rank the nodes that may be the output of a network, the most likely first.
+    """Rank the nodes that may be the output of a network, the most likely first; none where no input leads to any.
 
-    Values that go into a softmax or a loss come before the softmax itself: a comparison of two forms of a network
-    needs logits. More weights lead to a main output than to an auxiliary one. The graph may also hold training, saving
-    and summaries; there are no proposals when nothing is computed from an input.
+    Values that go into a softmax or a loss come before the softmax itself: a comparison of two forms of a network needs
+    logits. More weights lead to a main output than to an auxiliary one. The graph may hold training and saving, too.
     """
     view = GraphView(graph_def)
     forward = _forward(view)
@@ -137,10 +132,7 @@ def find_inputs(graph_def: Any, outputs: Iterable[str]) -> tuple[str, ...]:
 
 
 def refuse_training(graph_def: Any, outputs: Iterable[str], source: Any) -> None:
-    """Raise ModelError where the way to `outputs` is random or depends on the rest of the batch.
-
-    The message names `source`, the file, and says how to rebuild the network.
-    """
+    """Refuse a graph, that of `source`, whose `outputs` are random or depend on the rest of the batch: ModelError."""
     view = GraphView(graph_def)
     needed = view.upstream(outputs)
     nodes = list(_with_functions(graph_def, [view.nodes[name] for name in view.nodes if name in needed]))
@@ -256,10 +248,10 @@ def cut_at(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any
 
 
 def take_channels_first(graph_def: Any, names: Iterable[str]) -> None:
-    """Let picture inputs be (N, C, H, W): each becomes a placeholder of that layout and a Transpose, in place.
+    """Let picture inputs be (N, C, H, W): a placeholder of that layout and a Transpose for each, in place.
 
-    The converter moves the Transpose into the network, where it meets the convolutions' own and both vanish. An input
-    that does not have four axes is a ModelError.
+    The converter moves the Transpose into the network, where it meets the convolutions' own and both vanish. ModelError
+    for an input without four axes.
     """
     tf = load_tensorflow().compat.v1
     nodes = {node.name: node for node in graph_def.node}

@@ -24,20 +24,11 @@ _NOT_ARITHMETIC = re.compile(r"__|\.\s*[A-Za-z_]|\b(?![A-Z])\w+\s*\(")
 
 
 def open_torch_file(path: str | os.PathLike[str]) -> Any:
-    """Open a program that `torch.export.save` wrote; every other PyTorch file is refused, and told apart.
+    """Open a program (`ExportedProgram`) that `torch.export.save` wrote; every other PyTorch file is a ModelError.
 
     Nothing is unpickled that needs code: `weights_only` is on for every pickle, also for those inside a `.pt2`, where
-    PyTorch 2.13 leaves it off. That keeps accidents and simple attacks out, and is no guarantee: open files of
-    people you trust.
-
-    Args:
-        path: a `.pt2` file.
-    Returns:
-        The `torch.export.ExportedProgram`.
-    Raises:
-        ModelError: not a whole file; weights without a network; TorchScript; a pickle or program that needs code;
-            a program in training mode. The message says what to do.
-        BackendUnavailableError: PyTorch is not installed.
+    PyTorch 2.13 leaves it off. That keeps accidents and simple attacks out, and is no guarantee: open files of people
+    you trust.
     Source: `_load_state_dict`, `_load_constants` and `deserialize_torch_artifact` of torch 2.13.0 unpickle with
         `weights_only=False`; https://github.com/pytorch/pytorch/pull/176791 has the discussion.
     """
@@ -174,11 +165,7 @@ def is_script(model: Any) -> bool:
 
 
 def check_trained(program: Any) -> None:
-    """Refuse a program that was exported while its model was in training mode.
-
-    Raises:
-        ModelError: it holds dropout or batch statistics.
-    """
+    """Refuse a program that was exported in training mode, with dropout or batch statistics: ModelError."""
     for node in program.graph.nodes:
         operator = str(node.target)
         training = {"aten.dropout.default": 2, "aten.batch_norm.default": 5}.get(operator)

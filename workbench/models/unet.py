@@ -50,8 +50,7 @@ def set_variables() -> None:
 def load_segmentation_models() -> ModuleType:
     """Import segmentation_models, which then knows `NARROW_BACKBONE`, on tf_keras; calls `set_variables` first.
 
-    Raises:
-        BackendUnavailableError: a package is missing, or TensorFlow was imported without the two variables.
+    BackendUnavailableError: a package is missing, or TensorFlow was imported without the two variables.
     """
     set_variables()
     tensorflow = load_tensorflow()
@@ -82,21 +81,13 @@ def build(
     input_size: tuple[int, int] | None = None,
     **options: Any,
 ) -> Any:
-    """Build a network of segmentation_models with random weights; none are ever downloaded.
+    """Build a network of segmentation_models with random weights, none ever downloaded, as a tf_keras model.
 
-    Args:
-        architecture: one of `ARCHITECTURES`.
-        backbone: the encoder, one of segmentation_models' names or `NARROW_BACKBONE`.
-        classes: output channels.
-        activation: of the last layer, such as `"sigmoid"`; None gives logits.
-        input_size: (height, width) in pixels. None leaves both open, which is best for all but PSPNet: they are
-            given when the model is converted, `keras_to_onnx(model, path, spatial=(height, width))`.
-        options: further arguments of the architecture, such as `decoder_filters` of a Unet.
-    Returns:
-        A tf_keras model: (batch, H, W, 3) float32, as `preprocess` makes it, to (batch, H, W, classes) float32.
-    Raises:
-        InputError: an unknown architecture or backbone, a size that it cannot take, or weights to be downloaded.
-        BackendUnavailableError: see `load_segmentation_models`.
+    It takes (batch, H, W, 3) float32, as `preprocess` makes it, to (batch, H, W, classes) float32: logits, unless there
+    is an `activation` such as `"sigmoid"`. An `input_size` of None leaves height and width open, best for all but
+    PSPNet: they are given when it is converted, `keras_to_onnx(model, path, spatial=(height, width))`. Options are
+    those of the architecture, such as `decoder_filters`. InputError: unknown names, a size it cannot take, or weights
+    to download.
     Source: Iakubovskii: segmentation_models 1.0.1; Ronneberger, Fischer, Brox: U-Net, MICCAI 2015.
     """
     if architecture not in ARCHITECTURES:
@@ -121,16 +112,11 @@ def build(
 
 
 def demonstration_model(weights: str | os.PathLike[str] | None = None) -> Any:
-    """Build the small U-Net with weights that find the road of a generated street scene; see data/README.md.
+    """Build the small U-Net that finds the road of a generated street scene, see data/README.md.
 
-    Args:
-        weights: an `.npz` file of the same network; that of `data/` when None.
-    Returns:
-        A tf_keras model with open height and width, both divisible by 32: (batch, H, W, 3) float32 of `preprocess` to
-        (batch, H, W, 1) float32 logits. A pixel above 0 is road.
-    Raises:
-        ModelError: the weights are missing, damaged or of another network.
-        BackendUnavailableError: see `load_segmentation_models`.
+    (batch, H, W, 3) float32 of `preprocess`, H and W divisible by 32, becomes (batch, H, W, 1) float32 logits, above 0
+    for road. The weights are an `.npz` file of the same network, ModelError where they are not; that of `data/` when
+    None.
     """
     model = build(decoder_filters=DEMONSTRATION_DECODER)
     load_weights(model, data_file(DEMONSTRATION_WEIGHTS) if weights is None else weights)
@@ -138,14 +124,9 @@ def demonstration_model(weights: str | os.PathLike[str] | None = None) -> Any:
 
 
 def preprocess(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Turn a picture into the input of the demonstration network: the range 0..255 becomes -1..1.
+    """Turn (H, W, 3) or (N, H, W, 3) uint8 RGB into the demonstration network's input: (N, H, W, 3) float32, -1..1.
 
-    Args:
-        image: (H, W, 3) or (N, H, W, 3) uint8, RGB, H and W divisible by 32.
-    Returns:
-        (1, H, W, 3) or (N, H, W, 3) float32.
-    Raises:
-        InputError: another shape or dtype.
+    InputError for another shape or dtype, or sides that do not divide by 32.
     Source: the `tf` mode of keras_applications.imagenet_utils, which MobileNetV2 uses.
 
     >>> preprocess(np.full((32, 32, 3), 255, np.uint8)).max()
@@ -160,14 +141,10 @@ def preprocess(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def road_labels(logits: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Turn logits into a label map for `PALETTE`: road where the logit is above 0, a probability above one half.
+    """Turn (H, W, 1) or (N, H, W, 1) logits into a label map for `PALETTE`: road where they are above 0.
 
-    Args:
-        logits: (H, W, 1) or (N, H, W, 1) real numbers.
-    Returns:
-        (H, W) or (N, H, W) uint8: 0 is road, as in Cityscapes' train ids, and 1 is everything else.
-    Raises:
-        InputError: another shape.
+    That is (H, W) or (N, H, W) uint8: 0 is road, as in Cityscapes' train ids, and 1 is everything else. InputError for
+    another shape.
 
     >>> road_labels(np.array([[[-1.0], [2.0]]])).tolist()
     [[1, 0]]
@@ -178,11 +155,7 @@ def road_labels(logits: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def road_truth(train_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Turn the ground truth of a street scene into what `road_labels` should be.
-
-    >>> road_truth(np.array([[0, 13, 255]], np.uint8)).tolist()
-    [[0, 1, 1]]
-    """
+    """Turn the ground truth of a street scene, train ids, into what `road_labels` should be."""
     return np.minimum(train_ids, 1)
 
 

@@ -21,15 +21,9 @@ def named_weights(model: Any) -> dict[str, Any]:
 
 
 def save_weights(weights: dict[str, np.ndarray], path: str | os.PathLike[str], dtype: str = "float16") -> None:
-    """Save arrays to an `.npz` file.
+    """Save arrays by `layer/variable` to an `.npz` file, whole or not at all; ModelError where one overflows.
 
-    Args:
-        weights: arrays by `layer/variable`.
-        path: the file to write, whole or not at all.
-        dtype: the type on disk; float16 halves the file and costs at most 2**-11 of each value.
-    Raises:
-        ModelError: a value does not fit into `dtype`.
-        OutputError: the file cannot be written.
+    float16 halves the file and costs at most 2**-11 of each value.
     """
     arrays = {name: np.asarray(value).astype(dtype) for name, value in weights.items()}
     bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
