@@ -6,18 +6,18 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, overload
 
 from workbench.core.errors import BackendUnavailableError, InputError
 from workbench.core.files import data_file
 from workbench.core.packages import require_backend
 from workbench.core.report import Cells, Report, Status, Table, count
-from workbench.measure.figures import pareto_figure, precision_figure, throughput_figure
 from workbench.measure.latency import format_ms
 from workbench.measure.row import FAILED, OK, ROUNDING, pareto
 from workbench.measure.row import Row as Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RECORDINGS = "recordings"
 """Runs that were measured on other machines, as JSON lines, in `data/`."""
@@ -121,7 +121,7 @@ class Rows(Report):
             ) from error
         return pandas.DataFrame([dataclasses.asdict(row) for row in self.rows])
 
-    def figure(self, kind: str = "auto", **columns: str) -> Figure:
+    def figure(self, kind: str = "auto", **columns: str) -> "Figure":
         """Draw the rows.
 
         Args:
@@ -132,6 +132,8 @@ class Rows(Report):
         Raises:
             InputError: another kind, or rows that have nothing to draw.
         """
+        from workbench.measure.figures import pareto_figure, precision_figure, throughput_figure
+
         if kind == "auto":
             batches, alone = {row.batch for row in self.rows}, len(self._groups()) == 1
             other = "throughput" if not self.judged and len(batches) > 1 and not columns else "pareto"
