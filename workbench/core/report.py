@@ -48,8 +48,9 @@ class Report:
         return ()
 
     def _content(self) -> dict[str, Any]:
-        """What `to_json` writes."""
-        return {"passed": self.passed, **dataclasses.asdict(self)}  # type: ignore[call-overload]
+        """What `to_json` writes; `passed` only where there is a status."""
+        passed = {"passed": self.passed} if self._status() else {}
+        return passed | dataclasses.asdict(self)  # type: ignore[call-overload]
 
     def to_text(self) -> str:
         """Write the verdict, aligned tables, and remarks."""

@@ -1,12 +1,9 @@
 """What an ONNX network holds and what it costs: weights, and floating-point operations of each layer."""
 
-import dataclasses
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import onnx
 from onnx import inliner
@@ -17,29 +14,22 @@ from workbench.onnx_graph.file import OnnxSummary, check, read
 from workbench.onnx_graph.fold import fold_constants
 
 Shape = tuple[int, ...]
-Values = Mapping[str, onnx.TypeProto.Tensor]
 
 RECURRENT_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 COUNTED = {"Conv", "ConvInteger", "ConvTranspose", "MatMul", "MatMulInteger", "Gemm", *RECURRENT_GATES}
-WITHOUT_FORMULA = frozenset(
-    {"Einsum", "Attention", "DeformConv", "DFT", "STFT", "Loop", "Scan", "If", "RotaryEmbedding", "LinearAttention"}
-)
-"""Operators that may be most of the work and are not counted here."""
-
-LARGEST = 8
-"""Layers that the report lists."""
-
+# They may be most of the work, and are not counted here.
+WITHOUT_FORMULA = {"Einsum", "Attention", "DeformConv", "DFT", "STFT", "Loop", "Scan", "If", "RotaryEmbedding",
+                   "LinearAttention"}  # fmt: skip
+LARGEST = 8  # layers that the report lists
 PREFIXES = ("", "k", "M", "G", "T", "P")
-
 HEADINGS = ("layer", "operator", "output", "cost", "parameters")
 
 
-def flops_of(node: onnx.NodeProto, values: Values) -> int | None:
+def flops_of(node: onnx.NodeProto, values: edit.Values) -> int | None:
     """Count the floating-point operations of one node; None where a shape is open, or there is no formula here.
 
     Convolutions, matrix products and recurrent layers are counted, two operations for a multiplication and its
     addition; everything else is 0, because it is a few operations for each number that is moved anyway.
-
     Source: the definitions of Conv, ConvTranspose, MatMul, Gemm, LSTM, GRU and RNN in the ONNX operator list.
     """
     if node.domain not in edit.STANDARD or node.op_type in WITHOUT_FORMULA:
@@ -148,9 +138,6 @@ class OnnxInspection(Report):
         size = f"size    {amount(self.weight_bytes, 'B')} of weights"
         return [*self.summary.to_text().splitlines(), size, f"moves   {count(self.transposes, 'Transpose')}"]
 
-    def _content(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
 
 def inspect(path: str | os.PathLike[str], *, batch: int = 1) -> OnnxInspection:
     """Tell what a network holds and what it costs to run.
@@ -163,8 +150,7 @@ def inspect(path: str | os.PathLike[str], *, batch: int = 1) -> OnnxInspection:
     Raises:
         ModelError: not a valid ONNX model.
     """
-    summary = check(path)
-    model = read(path)
+    summary, model = check(path), read(path)
     weights = {tensor.name: tensor for tensor in model.graph.initializer} | edit.constants(model.graph)
     flat = edit.light_copy(model)
     if model.functions:  # each call becomes the nodes that it stands for
@@ -204,7 +190,7 @@ def _close_batch(model: onnx.ModelProto, batch: int) -> None:
         dim.dim_value = batch
 
 
-def _layer(node: onnx.NodeProto, values: Values, weights: dict[str, onnx.TensorProto]) -> LayerCost:
+def _layer(node: onnx.NodeProto, values: edit.Values, weights: dict[str, onnx.TensorProto]) -> LayerCost:
     result = node.output[0]
     own = [weights[name] for name in dict.fromkeys(node.input) if name in weights]
     parameters = sum(math.prod(tensor.dims) for tensor in own) if node.op_type != "Constant" else 0

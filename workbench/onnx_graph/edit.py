@@ -11,16 +11,12 @@ from onnx import helper
 
 from workbench.core.errors import ExportError
 
-STANDARD = ("", "ai.onnx")
-"""Names of the domain of ONNX's own operators."""
+STANDARD = ("", "ai.onnx")  # names of the domain of ONNX's own operators
+LARGEST_FILE = (1 << 31) - 1  # bytes that one protobuf file can hold
+LARGEST_SHAPE = 1024  # numbers that a weight may have and still be taken for a shape, an axis or a scale
 
 Namer = Callable[[str], str]
-
-LARGEST_FILE = (1 << 31) - 1
-"""Bytes that one protobuf file can hold."""
-
-LARGEST_SHAPE = 1024
-"""Numbers that a weight may have and still be taken for a shape, an axis or a scale."""
+Values = Mapping[str, onnx.TypeProto.Tensor]  # element type and shape of tensors
 
 
 def is_a(node: onnx.NodeProto, *operators: str) -> bool:
@@ -67,9 +63,7 @@ def refuse_large(model: onnx.ModelProto) -> None:
 
 def weight_bytes(tensors: Iterable[onnx.TensorProto]) -> int:
     """Size of weights, from their dimensions and types: their numbers may be in another file."""
-    return sum(
-        math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize for tensor in tensors
-    )
+    return sum(math.prod(item.dims) * helper.tensor_dtype_to_np_dtype(item.data_type).itemsize for item in tensors)
 
 
 def namer(network: onnx.ModelProto) -> Namer:
@@ -212,8 +206,7 @@ def forget_shapes(graph: onnx.GraphProto, names: Collection[str]) -> None:
 def bypass(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
     """Let everyone who reads a node's first output read its first input instead; the node itself stays.
 
-    Returns:
-        False where that cannot be: both tensors are ends of the network, whose names must stay.
+    False where that cannot be: both tensors are ends of the network, whose names must stay.
     """
     source, result = node.input[0], node.output[0]
     ends = {value.name for value in graph.output}

@@ -67,7 +67,7 @@ def check(path: str | os.PathLike[str]) -> OnnxSummary:
         raise ModelError(f"{path} declares opset {version}, expected 1 to {known}; export it with opset 17")
     if not graph.node or not graph.output:
         raise ModelError(f"{path} holds an empty graph; export the model again")
-    _external_files(path, model)
+    external_files(path, model)
     _check_operators(path, model)
     try:
         onnx.checker.check_model(str(path))
@@ -83,11 +83,7 @@ def check(path: str | os.PathLike[str]) -> OnnxSummary:
 
 
 def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
-    """Read an ONNX file without its external weights.
-
-    Raises:
-        ModelError: it is missing, a directory, empty, or not ONNX.
-    """
+    """Read an ONNX file without its external weights; a ModelError where it is missing, a folder, empty or not ONNX."""
     path = Path(path)
     if path.is_dir():
         raise ModelError(f"got the directory {path}, expected an .onnx file")
@@ -98,9 +94,8 @@ def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises DecodeError, which is not public
-        raise ModelError(
-            f"{path} is not an ONNX file, or was cut short ({first_line(error)}); copy it again"
-        ) from error
+        reason = first_line(error)
+        raise ModelError(f"{path} is not an ONNX file, or was cut short ({reason}); copy it again") from error
     if not model.ir_version or not model.HasField("graph"):
         raise ModelError(f"{path} is not an ONNX file: it has no graph; copy it again")
     return model
@@ -176,8 +171,7 @@ def known_digest(path: Path) -> str | None:
 def take_digest(path: Path) -> str:
     """Return the SHA-256 of a checked ONNX file, with external data that of all hashes; keep it for `known_digest`.
 
-    Raises:
-        ModelError: it is not ONNX, or its external data is missing or outside its folder.
+    What is not ONNX, or has external data that is missing or outside its folder, is a ModelError.
     """
     path = path.resolve()
     files = [path, *external_files(path)]
@@ -194,18 +188,13 @@ def take_digest(path: Path) -> str:
     return digest
 
 
-def external_files(path: Path) -> list[Path]:
+def external_files(path: Path, model: onnx.ModelProto | None = None) -> list[Path]:
     """Return the files that hold an ONNX model's external data, also that of constants and inner graphs.
 
-    Raises:
-        ModelError: one is missing, or lies outside the model's folder.
+    One that is missing, or lies outside the model's folder, is a ModelError. A model that is read already saves time.
     """
-    return _external_files(path, read(path))
-
-
-def _external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
     folder, names = path.resolve().parent, {}
-    for graph in graphs(model.graph):
+    for graph in graphs((model or read(path)).graph):
         values = (tensor for node in graph.node for item in node.attribute for tensor in (item.t, *item.tensors))
         for tensor in (*graph.initializer, *values):
             names.update({entry.value: tensor.name for entry in tensor.external_data if entry.key == "location"})

@@ -10,18 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 from workbench.onnx_graph import edit
 from workbench.onnx_graph.session import open_session
 
-LARGEST_CONSTANT = 1 << 20
-"""Bytes up to which a folded result is kept although it is larger than what it was made of."""
-
+LARGEST_CONSTANT = 1 << 20  # bytes up to which a folded result is kept although it is larger than what it is made of
 _NEVER_FOLDED = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
     | {"QuantizeLinear", "DequantizeLinear"}  # builders read the precision from them
 )
-_NUMPY_TYPES = frozenset(
-    {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8}
-    | {TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32, TensorProto.UINT32, TensorProto.INT64}
-    | {TensorProto.UINT64}
-)
+_NUMPY_TYPES = set(range(TensorProto.FLOAT, TensorProto.UINT64 + 1)) - {TensorProto.STRING}  # numbered in this order
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 Arrays = dict[str, NDArray[Any]]
@@ -32,8 +26,7 @@ Float64 = NDArray[np.float64]
 def fold_constants(model: onnx.ModelProto) -> int:
     """Compute once what no input can change, in place: ONNX Runtime runs those nodes, their results become weights.
 
-    The Shape of a tensor whose shape is fixed counts as such. What would grow above `LARGEST_CONSTANT` stays.
-    Returns how many nodes were removed.
+    A Shape whose answer is fixed counts too; what would grow above `LARGEST_CONSTANT` stays. Returns how many went.
     """
     graph, values = model.graph, edit.inferred_values(model)
     shapes = _fixed_shapes(graph, values)
@@ -51,14 +44,14 @@ def fold_constants(model: onnx.ModelProto) -> int:
     return edit.remove_nodes(model, done)
 
 
-def _is_foldable(node: onnx.NodeProto, values: dict[str, onnx.TypeProto.Tensor]) -> bool:
+def _is_foldable(node: onnx.NodeProto, values: edit.Values) -> bool:
     has_graphs = any(True for _ in edit.inner_graphs(node))
     known = [values[name].elem_type for name in (*node.input, *node.output) if name in values]
     numbers = all(kind in _NUMPY_TYPES for kind in known if kind) and any(known)
     return node.domain in edit.STANDARD and node.op_type not in _NEVER_FOLDED and numbers and not has_graphs
 
 
-def _fixed_shapes(graph: onnx.GraphProto, values: dict[str, onnx.TypeProto.Tensor]) -> Arrays:
+def _fixed_shapes(graph: onnx.GraphProto, values: edit.Values) -> Arrays:
     """What each Shape node of a tensor with a fixed shape gives."""
     found = {}
     for node in graph.node:
@@ -103,7 +96,12 @@ def fold_scales(model: onnx.ModelProto) -> int:
     writers, used = edit.producers(graph), edit.use_counts(graph)
     done = []
     for node in graph.node:
-        conv = writers.get(_data_input(node, known))
+        data = ""  # the input that is no weight, of a node that scales or shifts
+        if edit.is_a(node, "BatchNormalization"):
+            data = node.input[0]
+        elif edit.is_a(node, "Mul", "Add"):
+            data = next((name for name in node.input if name not in known), "")
+        conv = writers.get(data)
         if conv is None or used[conv.output[0]] != 1 or not edit.is_a(conv, "Conv", "ConvTranspose"):
             continue
         if not all(name in known and known[name].data_type in _FLOATS for name in conv.input[1:]):
@@ -137,15 +135,6 @@ def fold_pads(model: onnx.ModelProto) -> int:
             done.append(pad)
     edit.forget_shapes(graph, {pad.output[0] for pad in done})
     return edit.remove_nodes(model, done)
-
-
-def _data_input(node: onnx.NodeProto, known: Known) -> str:
-    """The input that is no weight, of a node that scales or shifts; an empty text for other nodes."""
-    if edit.is_a(node, "BatchNormalization"):
-        return node.input[0]
-    if edit.is_a(node, "Mul", "Add"):
-        return next((name for name in node.input if name not in known), "")
-    return ""
 
 
 def _scale_and_offset(node: onnx.NodeProto, conv: onnx.NodeProto, known: Known) -> tuple[Float64, Float64] | None:

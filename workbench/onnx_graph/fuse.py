@@ -21,9 +21,7 @@ from workbench.pictures.images import CITYSCAPES_MEAN
 
 Model = onnx.ModelProto | str | os.PathLike[str]
 
-OLDEST_OPSET = 12
-"""The first opset that says which channel an ArgMax takes on a tie: the lowest."""
-
+OLDEST_OPSET = 12  # the first that says which channel an ArgMax takes on a tie: the lowest
 _FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 
 
@@ -56,8 +54,7 @@ def fuse_preprocessing(model: Model, out: str | os.PathLike[str], *, mean: Array
     offset = np.asarray(mean, np.float32)
     if offset.shape != (3,) or not np.isfinite(offset).all():
         raise InputError(f"got the mean {mean!r}, expected three numbers; pass (red, green, blue)")
-    name, dtype = value.name, value.type.tensor_type.elem_type
-    fresh = namer(network)
+    name, dtype, fresh = value.name, value.type.tensor_type.elem_type, namer(network)
     ready, number, chw, weight = (fresh(f"{name}_{part}") for part in ("ready", "float", "chw", "mean"))
     rename(network.graph, {name: ready})
     centred = ready if dtype == TensorProto.FLOAT else fresh(f"{name}_centred")
@@ -102,34 +99,25 @@ def fuse_argmax(model: Model, out: str | os.PathLike[str], *, operator: str = "A
     value = _only(network.graph.output, "output")
     _check_scores(value, network)
     name, fresh = value.name, namer(network)
-    scores = fresh(f"{name}_scores")
+    scores, strongest = fresh(f"{name}_scores"), fresh(f"{name}_strongest")
     rename(network.graph, {name: scores})
-    strongest = fresh(f"{name}_strongest")
-    weights: list[onnx.TensorProto] = []
     nodes = [helper.make_node("ArgMax", [scores], [strongest], fresh("strongest_channel"), axis=1, keepdims=0)]
     if operator == "MaxPool":
-        nodes, weights = _max_pool(value, scores, fresh)
+        nodes = _max_pool(network.graph, value, scores, fresh)
     last = helper.make_node("Cast", [nodes[-1].output[0]], [name], fresh("cast_labels"), to=TensorProto.UINT8)
     network.graph.node.extend([*nodes, last])
-    network.graph.initializer.extend(weights)
     batch, _, height, width = value.type.tensor_type.shape.dim
     _set_type(value, TensorProto.UINT8, (batch, height, width))
     return write(network, out)
 
 
-def _max_pool(
-    value: onnx.ValueInfoProto, scores: str, fresh: Namer
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def _max_pool(graph: onnx.GraphProto, value: onnx.ValueInfoProto, scores: str, fresh: Namer) -> list[onnx.NodeProto]:
     """Pool (batch, 1, C, pixels) over C; the place of a maximum, counted through the whole batch, tells its channel."""
     channels, height, width = (dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])
     if not height or not width:
         raise ModelError(f"{value.name} has an open height or width; fix them, or use operator='ArgMax'")
-    numbers = {
-        "columns": np.array([0, 1, channels, height * width]),
-        "pixels": np.array(height * width),
-        "channels": np.array(channels),
-        "rows": np.array([0, height, width]),
-    }
+    pixels = height * width
+    numbers = {"columns": [0, 1, channels, pixels], "pixels": pixels, "channels": channels, "rows": [0, height, width]}
     names = {key: fresh(f"{value.name}_{key}") for key in (*numbers, "table", "best", "place", "row", "label", "map")}
     nodes = [
         helper.make_node("Reshape", [scores, names["columns"]], [names["table"]]),
@@ -140,7 +128,10 @@ def _max_pool(
     ]
     for node in nodes:
         node.name = fresh(f"label_{node.op_type.lower()}")
-    return nodes, [numpy_helper.from_array(array.astype(np.int64), names[key]) for key, array in numbers.items()]
+    graph.initializer.extend(
+        numpy_helper.from_array(np.array(number, np.int64), names[key]) for key, number in numbers.items()
+    )
+    return nodes
 
 
 def _open(model: Model) -> onnx.ModelProto:
@@ -160,21 +151,15 @@ def _only(values: Iterable[onnx.ValueInfoProto], kind: str) -> onnx.ValueInfoPro
 
 
 def _check_scores(value: onnx.ValueInfoProto, network: onnx.ModelProto) -> None:
-    version, shape = opset(network), dims(value.type.tensor_type)
-    if version < OLDEST_OPSET:
-        raise ModelError(
-            f"the network declares opset {version}, expected {OLDEST_OPSET} or more; export it with opset 17"
-        )
+    used, shape, text = opset(network), dims(value.type.tensor_type), _text(value)
+    if used < OLDEST_OPSET:
+        raise ModelError(f"the network declares opset {used}, expected {OLDEST_OPSET} or more; export it with opset 17")
     _check_float(value, "the argmax may be in the graph already")
     if len(shape) != 4 or not shape[1] or shape[1] > 256:
-        raise ModelError(
-            f"{_text(value)}, expected logits (batch, C, H, W) with C fixed, 1 to 256; give such a network"
-        )
+        raise ModelError(f"{text}, expected logits (batch, C, H, W) with C fixed, 1 to 256; give such a network")
     sizes = [_picture_size(dims(given.type.tensor_type)) for given in real_inputs(network.graph)]
     if any(size and None not in size and shape[1:3] == size != shape[2:] for size in sizes):
-        raise ModelError(
-            f"{_text(value)}, whose layout is channels-last, expected (batch, C, H, W); transpose it first"
-        )
+        raise ModelError(f"{text}, whose layout is channels-last, expected (batch, C, H, W); transpose it first")
 
 
 def _picture_size(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

@@ -2,13 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from workbench.core.compare import ParityReport
@@ -20,14 +19,11 @@ from workbench.core.report import Report, Status, Table, count
 from workbench.onnx_graph import fold, rewrites
 from workbench.onnx_graph.edit import copy_of
 from workbench.onnx_graph.file import check
-from workbench.onnx_graph.proof import Proof
+from workbench.onnx_graph.proof import Feeds, Proof
 
 SIMPLIFIERS = ("onnxslim",)
 HEADINGS = ("rewrite", "changed", "result", "why")
-LARGEST_ROUNDS = 4
-"""How often the list is gone through at most: one rewrite may make another possible."""
-
-Feeds = Iterable[tuple[str, Mapping[str, NDArray[Any]]]]
+LARGEST_ROUNDS = 4  # how often the list is gone through at most: one rewrite may make another possible
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from workbench.onnx_graph.session import open_session, run_session
 from workbench.pictures.feeds import channel_axis, make_feeds, random_array
 
 PURPOSE = "run the network, so no rewrite can be proved"
-OPEN_PICTURE = (64, 96)
-"""Rows and columns of the test pictures for a network that leaves both open."""
-
+OPEN_PICTURE = (64, 96)  # rows and columns of the test pictures for a network that leaves both open
 NOISE_SEED = 1
 
 Arrays = dict[str, NDArray[Any]]
+Feeds = Iterable[tuple[str, Mapping[str, NDArray[Any]]]]
 
 
 class Proof:
@@ -33,12 +32,7 @@ class Proof:
     A network that ONNX Runtime cannot run, or that answers differently each time, is a ModelError.
     """
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        feeds: Iterable[tuple[str, Mapping[str, NDArray[Any]]]] | None,
-        tolerance: Tolerance,
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, feeds: Feeds | None, tolerance: Tolerance) -> None:
         self._tolerance = tolerance
         specs = {value.name: tensor_spec(value) for value in real_inputs(model.graph)}
         self._feeds = [(name, dict(feed)) for name, feed in (default_feeds(specs) if feeds is None else feeds)]
@@ -63,10 +57,15 @@ class Proof:
             answers = self._run(candidate)
         except (ModelError, onnx.checker.ValidationError) as error:
             return f"the changed network does not run ({first_line(error)})"
-        problem = self._difference(answers, exact)
-        if not problem:
+        if all(map(_same, self._last, answers)):
+            return ""
+        report = self._report(answers)
+        if exact:
+            worst = max(output.max_relative_error for output in report.outputs)
+            return f"it changes the answers (by up to {worst:.1e} of their range), expected the same to the last bit"
+        if report.passed:
             self._last = answers
-        return problem
+        return "" if report.passed else report.verdict
 
     def report(self, candidate: onnx.ModelProto) -> ParityReport:
         """Compare a changed network with the original on the same feeds."""
@@ -76,19 +75,9 @@ class Proof:
         session = open_session(network, PURPOSE, optimise="none")
         return [run_session(session, feed) for _, feed in self._feeds]
 
-    def _difference(self, answers: Sequence[Arrays], exact: bool) -> str:
-        if all(map(_same, self._last, answers)):
-            return ""
-        report = self._report(answers)
-        if not exact:
-            return "" if report.passed else report.verdict
-        worst = max(output.max_relative_error for output in report.outputs)
-        return f"it changes the answers (by up to {worst:.1e} of their range), expected the same to the last bit"
-
     def _report(self, answers: Sequence[Arrays]) -> ParityReport:
-        names = [name for name, _ in self._feeds]
         return compare_batches(
-            zip(names, self._answers, answers, strict=True),
+            zip((name for name, _ in self._feeds), self._answers, answers, strict=True),
             reference_name="the graph as it was",
             candidate_name="the rewritten graph",
             tolerance=self._tolerance,

@@ -16,18 +16,15 @@ ELEMENTWISE = frozenset(
     | {"Gelu", "Erf", "Exp", "Log", "Sqrt", "Abs", "Neg", "Floor", "Ceil", "Round", "Sign", "Cast", "Clip", "Identity"}
 )
 """They move no element to another place, so a Transpose before them may as well come after."""
-
-OLDEST_OPSET = 15
-"""The first opset whose Shape can give a part of the shape."""
-
+OLDEST_OPSET = 15  # the first whose Shape can give a part of the shape
 _LARGEST_SIDE = 4096
 
 
 def remove_no_ops(model: onnx.ModelProto) -> int:
     """Remove nodes that hand their input on unchanged, in place; returns how many.
 
-    Identity, Dropout of a network that is not training, Cast to the type that is there, Transpose that keeps the
-    order, Concat of one tensor, Pad by nothing.
+    Identity, Dropout outside training, Cast to the type that is there, Transpose that keeps the order, Concat of one
+    tensor, Pad by nothing.
     """
     graph, known, used = model.graph, edit.constants(model.graph), edit.use_counts(model.graph)
     types = {name: value.elem_type for name, value in edit.inferred_values(model).items()}
@@ -84,8 +81,7 @@ def name_open_batch(model: onnx.ModelProto, name: str = "batch") -> int:
     old = names.pop()
     for dim in firsts:
         dim.dim_param = name
-    renamed = 0 if old == name else len(firsts)
-    return renamed + _name_outputs(model, old, name)
+    return (0 if old == name else len(firsts)) + _name_outputs(model, old, name)
 
 
 def _name_outputs(model: onnx.ModelProto, old: str, new: str) -> int:
@@ -164,7 +160,6 @@ def give_exact_sizes(model: onnx.ModelProto) -> int:
     """Replace scales that lose a pixel by sizes, in place; the batch stays open. Returns how many Resize nodes changed.
 
     One whose input has an unknown height or width stays as it is, and every one in a model before `OLDEST_OPSET`.
-
     Source: ONNX operator Resize: output size = floor(input size * scale).
     """
     if edit.opset(model) < OLDEST_OPSET:
@@ -172,7 +167,7 @@ def give_exact_sizes(model: onnx.ModelProto) -> int:
     changed, weights = 0, {tensor.name: tensor for tensor in model.graph.initializer}
     for node in [node for node in model.graph.node if node.op_type == "Resize" and len(node.input) == 3]:
         scales = numpy_helper.to_array(weights[node.input[2]]) if node.input[2] in weights else np.empty(0, np.float32)
-        if any(_is_too_small(scale) for scale in scales):
+        if any(map(_is_too_small, scales)):
             changed += _use_sizes(model, node, scales)
     return changed
 
@@ -211,7 +206,6 @@ def keep_zero_padding(model: onnx.ModelProto) -> int:
     """Write the zeros of each Pad in front of a MaxPool as -0.0, in place, unless what is padded is never negative.
 
     Returns how many changed; Pad reads its zeros since opset 11.
-
     Source: microsoft/onnxruntime, pull request 18136 (pad_fusion.cc) and tests/onnx_graph/test_pad_pool.py.
     """
     graph, makers = model.graph, edit.producers(model.graph)

@@ -17,7 +17,6 @@ from workbench.onnx_graph.edit import refuse_large
 from workbench.onnx_graph.file import read
 
 OPTIMISATIONS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "none": "ORT_DISABLE_ALL"}
-
 FLOAT8 = frozenset({onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2})
 """At full optimisation ONNX Runtime 1.31 refuses these types or answers wrongly; at the basic one it is right."""
 
@@ -64,12 +63,9 @@ def open_session(
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", where)
     if profile_prefix:
         options.enable_profiling, options.profile_file_prefix = True, profile_prefix
-    content: bytes | str
     if isinstance(network, onnx.ModelProto):
         refuse_large(network)
-        content = network.SerializeToString()
-    else:
-        content = os.fspath(network)
+    content = network.SerializeToString() if isinstance(network, onnx.ModelProto) else os.fspath(network)
     try:
         return runtime.InferenceSession(content, options, providers=providers(device, tf32=tf32))
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
@@ -86,11 +82,7 @@ def run_session(session: Any, feed: Mapping[str, Any], purpose: str = "run the n
 
 
 def open_with_outputs(model: onnx.ModelProto, source: Path, names: Sequence[str], optimise: str = "all") -> Any:
-    """Open a network with other tensors as its outputs; `source` is its file, for its external data and for messages.
-
-    Raises:
-        ModelError: ONNX Runtime refuses it.
-    """
+    """Open a network with other tensors as its outputs; `source` is its file, for external data and for messages."""
     outputs, folder = list(model.graph.output), source.resolve().parent
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
@@ -119,11 +111,7 @@ def providers(device: str, *, tf32: bool = False) -> list[Any]:
 def prepare_cuda(runtime: Any) -> str:
     """Load the CUDA libraries that other packages brought, and return the name of the GPU for `RunnerInfo`.
 
-    Args:
-        runtime: the module `onnxruntime`.
-    Raises:
-        BackendUnavailableError: this ONNX Runtime is the build for the CPU.
-        DriverError: no NVIDIA driver or GPU.
+    A build for the CPU is a BackendUnavailableError; no NVIDIA driver or GPU is a DriverError.
     """
     spec = importlib.util.find_spec("nvidia")  # the packages that PyTorch or JAX brought, maybe in another folder
     folders = [] if spec is None else list(spec.submodule_search_locations or ())

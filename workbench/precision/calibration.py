@@ -21,9 +21,7 @@ from workbench.pictures.feeds import Feed, channel_axis, picture_array
 from workbench.precision import observing
 from workbench.precision.observing import METHODS, Feeds, Histogram, Tap, checked_feeds
 
-LARGEST = {"int8": 127.0, "fp8": 448.0}
-"""The largest magnitude of each 8-bit format: a signed byte used symmetrically, and float8 E4M3."""
-
+LARGEST = {"int8": 127.0, "fp8": 448.0}  # magnitude of a signed byte used symmetrically, and of float8 E4M3
 LIMIT = 500
 FORMAT = "workbench calibration 1"
 _FIELDS = ("network", "data", "method", "samples", "preprocess")
@@ -35,11 +33,10 @@ class Calibration:
     """The magnitudes of a network's tensors on sample data, for symmetric 8-bit scales.
 
     Attributes:
-        network: SHA-256 of the ONNX file, external data included.
-        data: SHA-256 of the samples.
+        network, data: SHA-256 of the ONNX file, external data included, and of the samples.
         method: one of `METHODS`.
         samples: how many there were.
-        preprocess: the preprocessing that the samples were compared with; empty where none was named.
+        preprocess: the one that the samples were compared with; empty where none was named.
         thresholds: for each tensor the magnitude that int8 represents as 127; larger values are cut.
         largest: for each tensor the largest magnitude seen.
     """
@@ -63,14 +60,7 @@ class Calibration:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def check(self, source: str | os.PathLike[str]) -> None:
-        """Refuse another network than the one it was made from.
-
-        Args:
-            source: the `.onnx` file that the scales shall be used for.
-        Raises:
-            InputError: it is another one, or has changed.
-            ModelError: the network cannot be read.
-        """
+        """Refuse another `.onnx` file than the one it was made from, or one that has changed, with an InputError."""
         network = take_digest(Path(source))
         if network != self.network:
             raise InputError(
@@ -79,24 +69,24 @@ class Calibration:
             )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as JSON, whole or not at all, and return the path.
-
-        Raises:
-            OutputError: the folder does not exist or cannot be written to.
-        """
+        """Write it as JSON, whole or not at all, and return the path; an OutputError where that cannot be."""
         with atomic_path(path) as temporary:
             temporary.write_text(self.to_json(), encoding="utf-8")
         return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote, on this machine or on another.
-
-        Raises:
-            InputError: it is missing, not a calibration, or damaged.
-        """
+        """Read what `save` wrote, on any machine; an InputError where it is missing, damaged or something else."""
         try:
-            return cls._from_fields(json.loads(Path(path).read_text(encoding="utf-8")))
+            fields = json.loads(Path(path).read_text(encoding="utf-8"))
+            if fields["format"] != FORMAT:
+                raise ValueError(f"format {fields['format']!r}, expected {FORMAT!r}")
+            pairs = {str(name): (float(one), float(other)) for name, (one, other) in fields["tensors"].items()}
+            if not all(math.isfinite(one) and 0 <= one <= other < math.inf for one, other in pairs.values()):
+                raise ValueError("a threshold is negative, not finite, or above the largest value")
+            thresholds, largest = ({name: pair[place] for name, pair in pairs.items()} for place in (0, 1))
+            texts = {key: str(fields[key]) for key in _FIELDS if key != "samples"}
+            return cls(**texts, samples=int(fields["samples"]), thresholds=thresholds, largest=largest)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(
@@ -120,17 +110,6 @@ class Calibration:
             f"{count(self.samples, 'sample')}; network {self.network[:12]}, data {self.data[:12]}\n"
         )
 
-    @classmethod
-    def _from_fields(cls, fields: dict[str, Any]) -> Self:
-        if fields["format"] != FORMAT:
-            raise ValueError(f"format {fields['format']!r}, expected {FORMAT!r}")
-        pairs = {str(name): (float(one), float(other)) for name, (one, other) in fields["tensors"].items()}
-        if not all(math.isfinite(one) and 0 <= one <= other < math.inf for one, other in pairs.values()):
-            raise ValueError("a threshold is negative, not finite, or above the largest value")
-        thresholds, largest = ({name: pair[place] for name, pair in pairs.items()} for place in (0, 1))
-        texts = {key: str(fields[key]) for key in _FIELDS if key != "samples"}
-        return cls(**texts, samples=int(fields["samples"]), thresholds=thresholds, largest=largest)
-
 
 def calibrate(
     source: str | os.PathLike[str],
@@ -153,8 +132,6 @@ def calibrate(
         preprocess: the preprocessing that the network was trained with, one of `feeds.PREPROCESSINGS`;
             the samples are then compared with the range that it gives.
         progress: show a bar.
-    Returns:
-        The calibration.
     Raises:
         InputError: no samples, images of one colour only, another range than the preprocessing's, a value inside the
             network that is not finite, an unknown method or preprocessing.

@@ -33,17 +33,10 @@ def measure_spec(
     *,
     progress: bool = True,
 ) -> PrecisionSpec:
-    """Add what a conversion needs to know of the tensors, measured now on pictures or before.
+    """Add what a conversion needs to know of the tensors, measured now on a folder of `images` or before.
 
-    Args:
-        path: the ONNX file.
-        spec: the precision.
-        calibration: for 8 bits: scales, or their file, which is written where `images` are given.
-        images: a folder of pictures, to calibrate 8 bits or to find what float16 cannot hold.
-        preprocess: how pictures become inputs; one of `feeds.PREPROCESSINGS`.
-        progress: show a bar.
-    Raises:
-        InputError: pictures for a file that is not converted, or that the network does not take.
+    `calibration` has the scales of 8 bits, or is their file, which is written where there are images. Pictures for a
+    file that is not converted, or that the network does not take, are an InputError.
     """
     if images is None:
         given = Calibration.load(calibration) if isinstance(calibration, str | os.PathLike) else calibration
@@ -63,25 +56,15 @@ def measure_spec(
 
 
 def to_precision(path: PathLike, out: PathLike, spec: PrecisionSpec) -> PrecisionReport | None:
-    """Write a network in another precision.
+    """Write a network in a precision from `measure_spec`; None where nothing is written, for it needs no change.
 
-    Args:
-        path: the ONNX file.
-        out: where the converted network goes.
-        spec: the precision, from `measure_spec`.
-    Returns:
-        What was converted; None where nothing is written, for `path` is in that precision already.
-    Raises:
-        InputError: 8 bits without a calibration, or with one of another network.
-        ExportError: nothing can be converted.
+    8 bits without a calibration, or with one of another network, are an InputError.
     """
     if spec.precision not in TYPE_OF:
         return None
     if read_precision(path) == spec.precision:
         if spec.calibration is not None:
-            raise InputError(
-                f"got a calibration, but {os.fspath(path)} is in {spec.precision} and taken as it is; leave it out"
-            )
+            raise InputError(f"got a calibration, but {path} is in {spec.precision} and taken as it is; leave it out")
         return None
     if spec.precision in EIGHT_BITS:
         return _quantize(path, out, spec)
@@ -94,9 +77,6 @@ def read_precision(path: PathLike) -> str:
     """Return the precision that is written in an ONNX file: `"int8"`, `"fp8"`, `"fp16"`, `"bf16"`, else `"fp32"`.
 
     A file with pairs of QuantizeLinear and DequantizeLinear is `"int8"` or `"fp8"`, whatever is between them.
-
-    Raises:
-        ModelError: it is not an ONNX file.
     """
     model = read(path)
     nodes, types = edit.all_nodes(model.graph), {tensor.name: tensor.data_type for tensor in half.stored(model)}
@@ -109,14 +89,7 @@ def read_precision(path: PathLike) -> str:
 
 
 def find_nodes(path: PathLike, words: Iterable[str]) -> tuple[tuple[str, str, str], ...]:
-    """Find the nodes that shall stay in float32, and those in their bodies.
-
-    Args:
-        path: the ONNX file.
-        words: names of nodes, of what they write, or operators.
-    Returns:
-        Name (of its first output for a node without one), operator and reason of each, as in `PrecisionReport.kept`.
-    """
+    """Find the nodes of these names, outputs or operators, and those in their bodies, as in `PrecisionReport.kept`."""
     wanted = set(words)
     chosen = [node for node in edit.all_nodes(read(path).graph) if wanted & {node.name, node.op_type, *node.output}]
     nodes = [*chosen, *(inner for node in chosen for body in edit.inner_graphs(node) for inner in edit.all_nodes(body))]

@@ -16,10 +16,8 @@ from workbench.precision.half_graph import FLOAT16
 from workbench.precision.ranges import INT8_STEPS, Ranges, TensorRange
 from workbench.precision.sensitivity import LayerSensitivity, Sensitivity, share_text
 
-NORMAL = 2.0**-14
-"""The smallest float16 with all its digits. Source: IEEE 754-2019, binary16."""
-SMALLEST = 2.0**-24
-"""The smallest float16 above 0."""
+NORMAL, SMALLEST = 2.0**-14, 2.0**-24
+"""The smallest float16 with all its digits, and the smallest above 0. Source: IEEE 754-2019, binary16."""
 NAMES_SHOWN = 4
 _FINE, _COARSE, _BEYOND = "#EAF5FC", "#F3F3F3", "#FBE9CC"
 
@@ -44,7 +42,13 @@ def range_figure(ranges: Ranges) -> Figure:
     axes.set_title(f"Numbers in {count(len(shown), 'tensor')}, {count(ranges.samples, 'sample')}", loc="left",
                    fontsize=TITLE_PT)  # fmt: skip
     label_axes(axes, "depth: place of the tensor in the network, input to output", "magnitude of its values")
-    figure.legend(handles=_legend(), loc="outside upper left", ncols=4, fontsize=TEXT_PT, frameon=False)
+    handles = [
+        Line2D([], [], color=BLUE, linewidth=1.2, label="its magnitudes"),
+        Line2D([], [], color=BLUE, linewidth=6, label="those that int8 tells from 0"),
+        Line2D([], [], linestyle="", marker="o", color="white", markeredgecolor="0.1", label="median"),
+        Line2D([], [], linestyle="", marker="^", color=ORANGE, markeredgecolor="0.1", label="overflows in float16"),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize=TEXT_PT, frameon=False)
     add_caption(figure, _range_caption(shown))
     return figure
 
@@ -69,9 +73,8 @@ def sensitivity_figure(measured: Sensitivity, keep: Collection[str] = ()) -> Fig
     top = 150 * max([*finite, 1e-6])
     for place, layer in enumerate(measured.layers):
         color, hatch = (ORANGE, "///") if layer.node in keep else (BLUE, "")
-        axes.bar(
-            place, min(100 * layer.relative_l2, top), 0.8, color=color, hatch=hatch, edgecolor="0.1", linewidth=0.5
-        )
+        height = min(100 * layer.relative_l2, top)
+        axes.bar(place, height, 0.8, color=color, hatch=hatch, edgecolor="0.1", linewidth=0.5)
     axes.set_ylim(0, top)
     _name_worst(axes, measured.layers, top)
     axes.set_title(f"One layer at a time rounded to {measured.precision}", loc="left", fontsize=TITLE_PT)
@@ -118,24 +121,14 @@ def _draw_tensor(axes: Axes, place: int, entry: TensorRange, number: int) -> Non
 def _range_caption(shown: Sequence[TensorRange]) -> str:
     beyond = [entry for entry in shown if entry.absmax > FLOAT16.largest]
     lost = max(shown, key=lambda entry: entry.int8_lost)
-    text = "What to look for: lines that leave the blue band upwards, for float16 makes those values infinite; here "
+    found = "there are none"
     if beyond:
-        text += f"{count(len(beyond), 'tensor')}, the first is {beyond[0].name} with {beyond[0].absmax:,.0f}. "
-    else:
-        text += "there are none. "
-    return text + (
-        "What is below the thick part becomes 0 in int8, whose scale is set by the largest value: at most "
+        found = f"{count(len(beyond), 'tensor')}, the first is {beyond[0].name} with {beyond[0].absmax:,.0f}"
+    return (
+        "What to look for: lines that leave the blue band upwards, for float16 makes those values infinite; here "
+        f"{found}. What is below the thick part becomes 0 in int8, whose scale is set by the largest value: at most "
         f"{lost.int8_lost:.0%} of the values other than 0, in {lost.name}. A line starts where 1 % of them lie below."
     )
-
-
-def _legend() -> list[Line2D]:
-    return [
-        Line2D([], [], color=BLUE, linewidth=1.2, label="its magnitudes"),
-        Line2D([], [], color=BLUE, linewidth=6, label="those that int8 tells from 0"),
-        Line2D([], [], linestyle="", marker="o", color="white", markeredgecolor="0.1", label="median"),
-        Line2D([], [], linestyle="", marker="^", color=ORANGE, markeredgecolor="0.1", label="overflows in float16"),
-    ]
 
 
 def _name_worst(axes: Axes, layers: Sequence[LayerSensitivity], top: float) -> None:

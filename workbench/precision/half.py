@@ -15,16 +15,14 @@ from workbench.precision.half_graph import BFLOAT16, FLOAT16, HALVES, GraphConve
 from workbench.precision.ranges import Ranges
 from workbench.precision.spec import PrecisionReport
 
-BFLOAT16_OPSET = 22
-"""The first opset in which convolutions and pooling take bfloat16."""
+BFLOAT16_OPSET = 22  # the first in which convolutions and pooling take bfloat16
 
 PathLike = str | os.PathLike[str]
+Names = Collection[str]
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear")
 
 
-def to_fp16(
-    source: PathLike, out: PathLike, *, ranges: Ranges | None = None, keep: Collection[str] = ()
-) -> PrecisionReport:
+def to_fp16(source: PathLike, out: PathLike, *, ranges: Ranges | None = None, keep: Names = ()) -> PrecisionReport:
     """Write a network whose layers compute in float16; its inputs and outputs keep their types.
 
     A node stays float32 where ONNX or TensorRT has no float16 for it, where one of its constants is too large or too
@@ -49,9 +47,7 @@ def to_fp16(
     return _convert(source, out, FLOAT16, ranges, keep)
 
 
-def to_bf16(
-    source: PathLike, out: PathLike, *, ranges: Ranges | None = None, keep: Collection[str] = ()
-) -> PrecisionReport:
+def to_bf16(source: PathLike, out: PathLike, *, ranges: Ranges | None = None, keep: Names = ()) -> PrecisionReport:
     """Write a network whose layers compute in bfloat16: the span of float32, but 8 bits of mantissa for its 24.
 
     As `to_fp16`; the network is brought to opset 22 where its operators take no bfloat16 before. TensorRT has no
@@ -60,32 +56,27 @@ def to_bf16(
     return _convert(source, out, BFLOAT16, ranges, keep)
 
 
-def _convert(
-    source: PathLike, out: PathLike, half: Half, ranges: Ranges | None, keep: Collection[str]
-) -> PrecisionReport:
+def _convert(source: PathLike, out: PathLike, half: Half, ranges: Ranges | None, keep: Names) -> PrecisionReport:
     check(source)
     model = onnx.load(os.fspath(source))
     _refuse_converted(source, model)
     if ranges is not None:
         ranges.check(source)
-    before = edit.weight_bytes(stored(model))
-    model = _prepare(source, model, half)
+    before, model = edit.weight_bytes(stored(model)), _prepare(source, model, half)
     overflows = {} if ranges is None else ranges.overflows(half.name)
-    valid = _types_problem(model) == ""
+    valid = not _types_problem(model)
     rules = Rules(half, edit.opset(model), overflows, _known_names(model, keep))
     GraphConverter(model.graph, rules, edit.inferred_values(model), edit.namer(model)).convert()
     if not rules.converted:
         kept = "; ".join(dict.fromkeys(reason for *_, reason in rules.kept))
-        raise InputError(
-            f"{source} has no node that can be converted to {half.name}{f' ({kept})' if kept else ''}; build it as fp32"
-        )
+        why = f" ({kept})" if kept else ""
+        raise InputError(f"{source} has no node that can be converted to {half.name}{why}; build it as fp32")
     edit.tidy(model)
     if valid and (problem := _types_problem(model)):
         raise ExportError(f"{source} became a network of inconsistent types ({problem}); name that node in keep")
     write(model, out)
-    return PrecisionReport(
-        half.precision, rules.converted, tuple(rules.kept), 0, before, edit.weight_bytes(stored(model))
-    )
+    after = edit.weight_bytes(stored(model))
+    return PrecisionReport(half.precision, rules.converted, tuple(rules.kept), 0, before, after)
 
 
 def stored(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -146,17 +137,15 @@ def raise_opset(source: PathLike, model: onnx.ModelProto, lowest: int, precision
         ) from error
 
 
-def _known_names(model: onnx.ModelProto, keep: Collection[str]) -> frozenset[str]:
+def _known_names(model: onnx.ModelProto, keep: Names) -> frozenset[str]:
     if isinstance(keep, str):
         raise InputError(f"got keep={keep!r}, expected a list of names, such as [{keep!r}]")
     nodes = edit.all_nodes(model.graph)
     known = {name for node in nodes for name in (node.name, node.op_type, *node.output)}
     unknown = [name for name in keep if name not in known]
     if unknown:
-        operators = ", ".join(sorted({node.op_type for node in nodes}))
-        raise InputError(
-            f"the network has no node {unknown[0]!r} to keep; give names of nodes or operators: {operators}"
-        )
+        kinds = ", ".join(sorted({node.op_type for node in nodes}))
+        raise InputError(f"the network has no node {unknown[0]!r} to keep; give names of nodes or operators: {kinds}")
     return frozenset(keep)
 
 

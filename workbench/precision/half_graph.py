@@ -9,24 +9,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
-from workbench.onnx_graph.edit import STANDARD, Namer, attribute, constants, inner_graphs, is_a, reads
+from workbench.onnx_graph.edit import STANDARD, Namer, Values, attribute, constants, inner_graphs, is_a, reads
 
 FLOAT = TensorProto.FLOAT
-SHAPES = frozenset({"Shape", "Size"})
-"""Operators whose answer does not depend on values."""
-
-_OWN_TYPES = frozenset(
-    {"Bernoulli", "BitCast", "EyeLike", "LinearAttention", "OptionalGetElement"}
-    | {"RandomNormalLike", "RandomUniformLike"}
-)
-"""Operators that write another type when they read another, although their definition does not tie the two."""
-
+SHAPES = frozenset({"Shape", "Size"})  # operators whose answer does not depend on values
+# operators that write another type when they read another, although their definition does not tie the two
+_OWN_TYPES = frozenset({"Bernoulli", "BitCast", "EyeLike", "LinearAttention", "OptionalGetElement",
+                        "RandomNormalLike", "RandomUniformLike"})  # fmt: skip
 _VALUE_KINDS = {"value_float": FLOAT, "value_int": TensorProto.INT64, "value_string": TensorProto.STRING}
 _VALUE_KINDS |= {f"{name}s": kind for name, kind in _VALUE_KINDS.items()}
-
 _KINDS = {f"tensor({name.lower()})": kind for name, kind in TensorProto.DataType.items()}
-
-Types = Mapping[str, onnx.TypeProto.Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,14 +37,10 @@ class Half:
 
 
 FLOAT16 = Half("fp16", "float16", TensorProto.FLOAT16, np.dtype(np.float16), 65504.0)
-_NO_BFLOAT16 = frozenset({"ConvTranspose", "GRU", "HardSwish", "LpNormalization", "Mish"})
+_REFUSED = frozenset({"ConvTranspose", "GRU", "HardSwish", "LpNormalization", "Mish"})
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-BFLOAT16 = Half(
-    "bf16", "bfloat16", TensorProto.BFLOAT16, _BFLOAT16, float(ml_dtypes.finfo(_BFLOAT16).max), _NO_BFLOAT16
-)
-
-HALVES = {half.kind: half for half in (FLOAT16, BFLOAT16)}
-"""The 16-bit types of ONNX, which a CPU does not compute in."""
+BFLOAT16 = Half("bf16", "bfloat16", TensorProto.BFLOAT16, _BFLOAT16, float(ml_dtypes.finfo(_BFLOAT16).max), _REFUSED)
+HALVES = {half.kind: half for half in (FLOAT16, BFLOAT16)}  # the 16-bit types of ONNX; a CPU does not compute in them
 
 
 @dataclass
@@ -101,7 +89,7 @@ class GraphConverter:
     """
 
     def __init__(
-        self, graph: onnx.GraphProto, rules: Rules, inferred: Types, fresh: Namer, outer: Self | None = None
+        self, graph: onnx.GraphProto, rules: Rules, inferred: Values, fresh: Namer, outer: Self | None = None
     ) -> None:
         self.graph, self.rules, self.inferred, self.fresh = graph, rules, inferred, fresh
         self.weights: dict[str, onnx.TensorProto] = (dict(outer.weights) if outer else {}) | constants(graph)
@@ -126,22 +114,21 @@ class GraphConverter:
             self._convert_node(node, depends)
         for value in self.graph.output:  # one that the graph hands on from the graph around it
             value.name = self._as(value.name, self.was.get(value.name, 0))
-        converted = self.nodes
         del self.graph.node[:]
-        self.graph.node.extend(converted)
+        self.graph.node.extend(self.nodes)
         for value in self.graph.value_info:
             tensor = value.type.tensor_type
             tensor.elem_type = self.now.get(value.name, tensor.elem_type)
 
     def _convert_node(self, node: onnx.NodeProto, depends: bool) -> None:
-        schema = _schema(node, self.rules.opset)
+        known = node.domain in STANDARD and defs.has(node.op_type, self.rules.opset, "")
+        schema = defs.get_schema(node.op_type, self.rules.opset, "") if known else None
         self._note_outputs(node, schema)
-        bodies = list(inner_graphs(node))
-        if bodies:  # what enters and leaves them keeps its type
+        if bodies := list(inner_graphs(node)):  # what enters and leaves them keeps its type
             self._as_before(node)
             for body in bodies:
-                known = {value.name: value.type.tensor_type for value in (*body.value_info, *body.output)}
-                GraphConverter(body, self.rules, known, self.fresh, self).convert()
+                types = {value.name: value.type.tensor_type for value in (*body.value_info, *body.output)}
+                GraphConverter(body, self.rules, types, self.fresh, self).convert()
         elif is_a(node, *SHAPES, "Cast"):
             self.nodes.append(node)  # it reads any type, and what it writes has its own
         elif self._may_convert(node, schema, depends):
@@ -241,12 +228,6 @@ class GraphConverter:
             if name:
                 bound.setdefault(variable, self.was.get(name, 0))
         return bound
-
-
-def _schema(node: onnx.NodeProto, opset: int) -> Any:
-    """The definition of an operator of ONNX's own; None for others, whose types nobody knows."""
-    known = node.domain in STANDARD and defs.has(node.op_type, opset, "")
-    return defs.get_schema(node.op_type, opset, "") if known else None
 
 
 def _formal(parameters: Any, number: int) -> list[str]:

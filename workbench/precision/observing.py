@@ -14,31 +14,22 @@ from tqdm.auto import tqdm
 
 from workbench.core.contract import check_feed
 from workbench.core.errors import InputError
-from workbench.onnx_graph.edit import constants, fixed_shape, inferred_values, light_copy, real_inputs
+from workbench.onnx_graph.edit import Values, constants, fixed_shape, inferred_values, light_copy, real_inputs
 from workbench.onnx_graph.file import check
 from workbench.onnx_graph.session import open_with_outputs, run_session
 from workbench.pictures.feeds import Feed
 
 METHODS = ("entropy", "percentile", "minmax")
-PERCENTILE = 99.99
-"""Percent of a tensor's values that the method `"percentile"` keeps."""
+PERCENTILE = 99.99  # of a tensor's values are kept by the method `"percentile"`
 
 LARGEST_LOSS = 0.001
 """Share of a tensor's values that `"entropy"` cuts at most. Without a limit, one value that is very frequent (a plain
 background) makes the divergence smallest just above it, and a fifth of the others is lost."""
 
-BINS = 2048
-LEVELS = 128
-"""Magnitudes of a signed 8-bit number, 0 included."""
-
-OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add")
-"""The operators whose inputs can be quantised."""
-
-BUDGET_BYTES = 1 << 30
-"""Size of the tensors that one run keeps at most; a network with more of them runs several times for each sample."""
-
+BINS, LEVELS = 2048, 128  # of a histogram; magnitudes of a signed 8-bit number, 0 included
+OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add")  # their inputs can be quantised
+BUDGET_BYTES = 1 << 30  # tensors that one run keeps at most; a network with more runs several times for each sample
 UNKNOWN_BYTES = 64 << 20
-
 _BLOCK = 1 << 18
 
 Array = NDArray[Any]
@@ -48,11 +39,6 @@ Feeds = Iterable[Feed | tuple[str, Feed]]
 class Histogram:
     """Counts of the magnitudes of a tensor's values, in bounded memory however many there are.
 
-    Attributes:
-        counts: (2048,) int64; bin k holds the magnitudes from k to k + 1 times `limit / 2048`.
-        limit: the end of the last bin; it doubles, two bins becoming one, when a larger value comes.
-        largest: the largest magnitude so far.
-
     >>> histogram = Histogram()
     >>> histogram.add(np.array([0.5, -1.0], np.float32)); histogram.add(np.array([3.0], np.float32))
     >>> histogram.limit, histogram.largest, int(histogram.counts.sum())
@@ -60,17 +46,14 @@ class Histogram:
     """
 
     def __init__(self) -> None:
-        self.counts = np.zeros(BINS, np.int64)
-        self.limit = 0.0
-        self.largest = 0.0
+        self.counts = np.zeros(BINS, np.int64)  # bin k holds the magnitudes from k to k + 1 times `limit / BINS`
+        self.limit = 0.0  # the end of the last bin; it doubles, two bins becoming one, when a larger value comes
+        self.largest = 0.0  # magnitude so far
 
     def add(self, values: NDArray[np.floating]) -> None:
         """Count an array's magnitudes; it must be finite."""
-        flat = values.reshape(-1)
-        largest = largest_magnitude(flat)
-        self.largest = max(self.largest, largest)
-        if not self.limit:
-            self.limit = largest
+        flat, largest = values.reshape(-1), largest_magnitude(values)
+        self.largest, self.limit = max(self.largest, largest), self.limit or largest
         while largest > self.limit:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
             self.limit *= 2
@@ -109,12 +92,9 @@ def percentile_bins(counts: NDArray[np.int64], percentile: float = PERCENTILE) -
 def entropy_bins(counts: NDArray[np.int64], stride: int = 4) -> int:
     """After how many bins to cut so that 128 levels tell most about the values.
 
-    For each cut the values beyond it move to the last bin that holds any; that distribution is compared by the
-    Kullback-Leibler divergence with the one that is left when 128 levels stand for all bins.
-
-    Source:
-        Migacz: 8-bit inference with TensorRT, GTC 2017. As in NVIDIA's pytorch-quantization, bin 0 counts as much as
-        bin 1: after a ReLU it holds the exact zeros, which every scale represents.
+    For each cut the values beyond it move to the last bin that holds any, and 128 levels for all bins are compared with
+    that by the Kullback-Leibler divergence. Source: Migacz, 8-bit inference with TensorRT, GTC 2017. As in NVIDIA's
+    pytorch-quantization, bin 0 counts as much as bin 1: a ReLU's exact zeros, which every scale represents, are in it.
     """
     bins = counts.astype(np.float64)
     bins[0] = bins[1]
@@ -130,8 +110,7 @@ def _divergence(kept: NDArray[np.float64], beyond: float) -> float:
     filled = kept > 0
     level = np.arange(kept.size) * LEVELS // kept.size
     sums = np.bincount(level, kept, LEVELS)
-    filled_bins = np.bincount(level, filled, LEVELS)
-    spread = np.where(filled, (sums / np.maximum(filled_bins, 1))[level], 0.0)
+    spread = np.where(filled, (sums / np.maximum(np.bincount(level, filled, LEVELS), 1))[level], 0.0)
     if not spread.sum():
         return math.inf
     reference = kept.copy()
@@ -162,10 +141,9 @@ def sized(model: onnx.ModelProto, feed: Feed) -> onnx.ModelProto:
     return light
 
 
-def tensor_groups(tensors: Mapping[str, onnx.TypeProto.Tensor]) -> Iterator[list[str]]:
+def tensor_groups(tensors: Values) -> Iterator[list[str]]:
     """Split tensors so that each group fits into the budget; one that is larger stands alone."""
-    group: list[str] = []
-    used = 0
+    group, used = list[str](), 0
     for name, value in tensors.items():
         shape = fixed_shape(value)
         size = UNKNOWN_BYTES if shape is None else math.prod(shape) * 4
@@ -183,9 +161,7 @@ class Tap:
     The model need not hold its external data; `source` is its file. Types and shapes of the tensors may be unknown.
     """
 
-    def __init__(
-        self, model: onnx.ModelProto, source: Path, tensors: Mapping[str, onnx.TypeProto.Tensor], optimise: str = "all"
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, source: Path, tensors: Values, optimise: str = "all") -> None:
         fed = {value.name for value in real_inputs(model.graph)}
         self._given = [name for name in tensors if name in fed]
         inner = {name: value for name, value in tensors.items() if name not in fed}

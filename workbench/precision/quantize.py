@@ -3,7 +3,7 @@
 import importlib.util
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +22,19 @@ from workbench.precision.observing import OPERATORS
 from workbench.precision.spec import PrecisionReport
 
 MODELOPT_CHILD = "workbench.precision.modelopt_child"
-
 TYPES = {"int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
 WEIGHTED = OPERATORS[:4]
 DEFAULTS = {"int8": WEIGHTED, "fp8": ("Conv", "Gemm", "MatMul")}
 """What is quantised where nothing else is asked for: the operators that take nearly all of the time. NVIDIA's Model
 Optimizer quantises no ConvTranspose to float8 either."""
-
 BACKENDS = ("onnxruntime", "modelopt")
 QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
-OPSETS = {"int8": 13, "fp8": 19}
-"""The first opset whose QuantizeLinear knows one scale for each channel, and float8."""
-
+OPSETS = {"int8": 13, "fp8": 19}  # the first whose QuantizeLinear knows one scale for each channel, and float8
 IR_VERSIONS = {"int8": 7, "fp8": 9}
 
 PathLike = str | os.PathLike[str]
-Kept = list[tuple[str, str, str]]
+Names = Collection[str]
+Peaks = Mapping[str, float]  # the largest magnitude of each tensor that 8 bits shall hold
 
 
 def quantize_int8(
@@ -45,8 +42,8 @@ def quantize_int8(
     out: PathLike,
     calibration: Calibration,
     *,
-    operators: Sequence[str] | None = None,
-    exclude: Collection[str] = (),
+    operators: Names | None = None,
+    exclude: Names = (),
     backend: str = "onnxruntime",
 ) -> PrecisionReport:
     """Quantise a network to int8 with explicit, symmetric Q/DQ pairs.
@@ -79,8 +76,8 @@ def quantize_fp8(
     out: PathLike,
     calibration: Calibration,
     *,
-    operators: Sequence[str] | None = None,
-    exclude: Collection[str] = (),
+    operators: Names | None = None,
+    exclude: Names = (),
     backend: str = "onnxruntime",
 ) -> PrecisionReport:
     """Quantise a network to float8 (E4M3: 3 bits of mantissa, up to 448) with explicit Q/DQ pairs.
@@ -101,15 +98,15 @@ def _quantize(
     out: PathLike,
     calibration: Calibration,
     precision: str,
-    operators: Sequence[str] | None,
-    exclude: Collection[str],
+    operators: Names | None,
+    exclude: Names,
     backend: str,
 ) -> PrecisionReport:
     _check_arguments(operators, backend)
-    operators = tuple(operators or DEFAULTS[precision])
+    operators, file = tuple(operators or DEFAULTS[precision]), Path(source).name
     check(source)
     network = onnx.load(str(source))
-    _refuse(network, Path(source))
+    _refuse(network, file)
     calibration.check(source)
     before, network = weight_bytes(stored(network)), raise_opset(source, network, OPSETS[precision], precision)
     network.ir_version = max(network.ir_version, IR_VERSIONS[precision])
@@ -117,7 +114,7 @@ def _quantize(
     nodes, kept = _choose(network, thresholds, operators, exclude)
     if not nodes:
         reasons = "; ".join(sorted({reason for *_, reason in kept})) or f"it has no {' or '.join(operators)}"
-        raise InputError(f"got {Path(source).name}, in which nothing can be quantised: {reasons}")
+        raise InputError(f"got {file}, in which nothing can be quantised: {reasons}")
     if backend == "modelopt":
         result = insert_by_modelopt(network, thresholds, nodes, precision)
     else:
@@ -126,16 +123,14 @@ def _quantize(
     pairs = {name for node in result.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     left_out = [node for node in result.graph.node if node.name in nodes and not pairs & set(node.input)]
     if len(left_out) == len(nodes):
-        raise ModelError(
-            f"{backend} put no Q/DQ pair into {Path(source).name}; leave it in float16 or use another backend"
-        )
+        raise ModelError(f"{backend} put no Q/DQ pair into {file}; leave it in float16 or use another backend")
     write(result, out)
     kept += [(node.name, node.op_type, f"left out by {backend}") for node in left_out]
     sizes = before, weight_bytes(stored(result))
     return PrecisionReport(precision, len(nodes) - len(left_out), tuple(kept), count_pairs(result), *sizes)
 
 
-def _check_arguments(operators: Sequence[str] | None, backend: str) -> None:
+def _check_arguments(operators: Names | None, backend: str) -> None:
     if isinstance(operators, str):
         raise InputError(f"got operators={operators!r}, expected a list such as [{operators!r}]")
     if unknown := [name for name in operators or () if name not in OPERATORS]:
@@ -144,19 +139,17 @@ def _check_arguments(operators: Sequence[str] | None, backend: str) -> None:
         raise InputError(f"got backend={backend!r}, expected one of {', '.join(BACKENDS)}")
 
 
-def _refuse(network: onnx.ModelProto, source: Path) -> None:
-    kinds = {node.op_type for node in all_nodes(network.graph)} & set(QUANTISED)
-    if kinds:
-        raise InputError(f"{source.name} is quantised already ({', '.join(sorted(kinds))}); give the float32 network")
+def _refuse(network: onnx.ModelProto, file: str) -> None:
+    if kinds := {node.op_type for node in all_nodes(network.graph)} & set(QUANTISED):
+        raise InputError(f"{file} is quantised already ({', '.join(sorted(kinds))}); give the float32 network")
     types = Counter(tensor.data_type for tensor in network.graph.initializer)
-    halves = types[TensorProto.FLOAT16] + types[TensorProto.BFLOAT16]
-    if halves > types[TensorProto.FLOAT]:
-        raise InputError(f"{source.name} is in half precision already; give the float32 network it was made from")
+    if types[TensorProto.FLOAT16] + types[TensorProto.BFLOAT16] > types[TensorProto.FLOAT]:
+        raise InputError(f"{file} is in half precision already; give the float32 network it was made from")
 
 
 def _choose(
-    network: onnx.ModelProto, thresholds: dict[str, float], operators: Sequence[str], exclude: Collection[str]
-) -> tuple[list[str], Kept]:
+    network: onnx.ModelProto, thresholds: Peaks, operators: Names, exclude: Names
+) -> tuple[list[str], list[tuple[str, str, str]]]:
     """Split the nodes of the operators into what is quantised and what is kept."""
     name_nodes(network)  # the quantisers choose nodes by name
     weights = {tensor.name for tensor in network.graph.initializer}
@@ -166,8 +159,7 @@ def _choose(
         unknown -= names
         if node.op_type not in operators:
             continue
-        reason = "excluded" if names else _obstacle(node, thresholds, weights)
-        if reason:
+        if reason := "excluded" if names else _obstacle(node, thresholds, weights):
             kept.append((node.name, node.op_type, reason))
         else:
             nodes.append(node.name)
@@ -181,7 +173,7 @@ def _choose(
     return nodes, kept + [(node.name or node.output[0], node.op_type, "inside a branch or a loop") for node in inner]
 
 
-def _obstacle(node: onnx.NodeProto, thresholds: dict[str, float], weights: Collection[str]) -> str:
+def _obstacle(node: onnx.NodeProto, thresholds: Peaks, weights: Names) -> str:
     """Why a node cannot be quantised; empty where it can."""
     activations = [name for name in node.input[:2] if name not in weights]
     if not activations:
@@ -195,19 +187,18 @@ def _obstacle(node: onnx.NodeProto, thresholds: dict[str, float], weights: Colle
     return ""
 
 
-def insert_pairs(
-    model: onnx.ModelProto, thresholds: Mapping[str, float], nodes: Sequence[str], operators: Sequence[str]
-) -> onnx.ModelProto:
+def insert_pairs(model: onnx.ModelProto, thresholds: Peaks, nodes: Names, operators: Names) -> onnx.ModelProto:
     """Let ONNX Runtime's quantiser put int8 pairs before the nodes, and before their weights, which stay float32.
 
-    `thresholds` are the magnitudes that become 127. Outputs get no pair of their own: what follows (bias, ReLU,
-    addition) then stays fused with the node.
+    Outputs get no pair of their own: what follows (bias, ReLU, addition) then stays fused with the node.
     """
     quantization = require_backend("onnxruntime.quantization", "dev")
     calibrate = require_backend("onnxruntime.quantization.calibrate", "dev")
     quantizers = require_backend("onnxruntime.quantization.qdq_quantizer", "dev")
     ends = {name: np.float32(end) for name, end in thresholds.items()}
     ranges = {name: calibrate.TensorData(lowest=-end, highest=end) for name, end in ends.items()}
+    options: dict[str, object] = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+    options |= {"AddQDQPairToWeight": True, "OpTypesToExcludeOutputQuantization": list(operators)}
     quantizer = quantizers.QDQQuantizer(
         model,
         per_channel=True,
@@ -218,13 +209,7 @@ def insert_pairs(
         nodes_to_quantize=list(nodes),
         nodes_to_exclude=[],
         op_types_to_quantize=list(operators),
-        extra_options={
-            "ActivationSymmetric": True,
-            "WeightSymmetric": True,
-            "QuantizeBias": False,
-            "AddQDQPairToWeight": True,
-            "OpTypesToExcludeOutputQuantization": list(operators),
-        },
+        extra_options=options,
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
@@ -248,9 +233,7 @@ def store(model: onnx.ModelProto, precision: str) -> None:
     remove_nodes(model, weights)
 
 
-def insert_by_modelopt(
-    model: onnx.ModelProto, thresholds: Mapping[str, float], nodes: Sequence[str], precision: str
-) -> onnx.ModelProto:
+def insert_by_modelopt(model: onnx.ModelProto, thresholds: Peaks, nodes: Names, precision: str) -> onnx.ModelProto:
     """Let NVIDIA's Model Optimizer place the pairs, in a child process, and write our scales into them."""
     if importlib.util.find_spec("modelopt") is None:  # its import takes seconds; the child has it
         raise BackendUnavailableError(
@@ -269,17 +252,15 @@ def insert_by_modelopt(
     return quantised
 
 
-def _write_scales(model: onnx.ModelProto, thresholds: Mapping[str, float], precision: str) -> None:
+def _write_scales(model: onnx.ModelProto, thresholds: Peaks, precision: str) -> None:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type != "QuantizeLinear" or node.input[0] in tensors:
             continue
-        if node.input[0] not in thresholds:
-            raise ModelError(
-                f"nvidia-modelopt quantised {node.input[0]}, which has no scale; use backend='onnxruntime'"
-            )
-        scale = tensors[node.input[1]]
-        value = np.full(tuple(scale.dims), thresholds[node.input[0]] / LARGEST[precision], np.float32)
+        name, scale = node.input[0], tensors[node.input[1]]
+        if name not in thresholds:
+            raise ModelError(f"nvidia-modelopt quantised {name}, which has no scale; use backend='onnxruntime'")
+        value = np.full(tuple(scale.dims), thresholds[name] / LARGEST[precision], np.float32)
         scale.CopyFrom(numpy_helper.from_array(value, scale.name))
 
 

@@ -3,9 +3,9 @@
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import onnx
@@ -20,51 +20,33 @@ from workbench.precision.half_graph import BFLOAT16, FLOAT16, SHAPES
 from workbench.precision.observing import Feeds, Tap, checked_feeds, sized
 
 FORMATS = {half.name: half.largest for half in (FLOAT16, BFLOAT16)}
-"""The largest finite number of each half float."""
-
 SMALLEST = 2.0**-25
 """A float16 has no number nearer to a value of less magnitude than 0. Source: IEEE 754-2019, binary16."""
-
 INT8_STEPS = 254
 """A symmetric int8 number rounds magnitudes below the 254th part of the largest to 0: half a step of 127."""
-
 SHOWN = 12
 HEADINGS = ("tensor", "operator", "smallest", "largest", "median magnitude", "0 in float16", "0 in int8", "float16")
-
 _BINS, _MANTISSA_BITS = 2048, 3
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class TensorRange:
-    """The numbers that one float32 tensor held.
-
-    Attributes:
-        name: of the tensor.
-        node: name of the node that writes it; empty for an input of the network.
-        operator: of that node.
-        minimum, maximum: of the finite values.
-        low, median, high: magnitudes below which 1 %, 50 % and 99.9 % of the values other than 0 lie, to 1/8 octave.
-        zeros: share of the values that are 0.
-        underflow: share of the others that float16 makes 0.
-        int8_lost: share of the others that int8 makes 0 when its 127 is the largest magnitude.
-        beyond: share of all values that float16 makes infinite.
-        not_finite: how many values were NaN or infinite in float32 already.
-    """
+    """The numbers that one float32 tensor held."""
 
     name: str
-    node: str
+    node: str  # name of the node that writes it; empty for an input of the network, like the operator
     operator: str
-    minimum: float
+    minimum: float  # of the finite values, like the maximum
     maximum: float
-    low: float
-    median: float
-    high: float
-    zeros: float
-    underflow: float
-    int8_lost: float
-    beyond: float
-    not_finite: int = 0
+    low: float  # magnitude below which 1 % of the values other than 0 lie, to 1/8 octave
+    median: float  # 50 %
+    high: float  # 99.9 %
+    zeros: float  # share of the values that are 0
+    underflow: float  # share of the others that float16 makes 0
+    int8_lost: float  # share of the others that int8 makes 0 when its 127 is the largest magnitude
+    beyond: float  # share of all values that float16 makes infinite
+    not_finite: int = 0  # how many values were NaN or infinite in float32 already
 
     @property
     def absmax(self) -> float:
@@ -87,37 +69,23 @@ class Ranges(Report):
     tensors: tuple[TensorRange, ...]
 
     def overflows(self, name: str = "float16") -> dict[str, float]:
-        """The tensors that hold larger numbers than a format has, with their largest magnitude.
-
-        Args:
-            name: `"float16"` or `"bfloat16"`.
-        Raises:
-            InputError: another format.
-        """
+        """The tensors that hold larger numbers than a format of `FORMATS` has, with their largest magnitude."""
         if name not in FORMATS:
             raise InputError(f"got the format {name!r}, expected {' or '.join(map(repr, FORMATS))}")
         return {entry.name: entry.absmax for entry in self.tensors if entry.absmax > FORMATS[name]}
 
     def check(self, source: str | os.PathLike[str]) -> None:
-        """Refuse another network than the one that was measured.
-
-        Raises:
-            InputError: the file is another one, or has changed.
-        """
-        network = take_digest(Path(source))
+        """Refuse another `.onnx` file than the one that was measured, or one that has changed, with an InputError."""
+        network, name = take_digest(Path(source)), Path(source).name
         if network != self.network:
             raise InputError(
-                f"got ranges of the network {self.network[:12]}, expected those of {Path(source).name}, which is "
-                f"{network[:12]}; measure this network: measure_ranges({Path(source).name!r}, feeds)"
+                f"got ranges of the network {self.network[:12]}, expected those of {name}, which is {network[:12]}; "
+                f"measure this network: measure_ranges({name!r}, feeds)"
             )
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote.
-
-        Raises:
-            InputError: it is something else.
-        """
+        """Read what `to_json` wrote; anything else is an InputError."""
         try:
             content = json.loads(text)
             known = [entry.name for entry in fields(TensorRange)]
@@ -141,7 +109,6 @@ class Ranges(Report):
         )
 
     def _tables(self) -> list[Table]:
-        largest = sorted(self.tensors, key=lambda entry: -entry.absmax)[:SHOWN]
         rows = [
             (
                 entry.name,
@@ -153,12 +120,9 @@ class Ranges(Report):
                 f"{entry.int8_lost:.2%}",
                 "overflow" if entry.absmax > FLOAT16.largest else "fits",
             )
-            for entry in largest
+            for entry in sorted(self.tensors, key=lambda entry: -entry.absmax)[:SHOWN]
         ]
         return [Table(HEADINGS, rows)]
-
-    def _content(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure_ranges(source: str | os.PathLike[str], feeds: Feeds, *, progress: bool = True) -> Ranges:
@@ -171,8 +135,6 @@ def measure_ranges(source: str | os.PathLike[str], feeds: Feeds, *, progress: bo
         source: the `.onnx` file.
         feeds: the samples: feeds, or (name, feed) pairs as `workbench.pictures.feeds.make_feeds` yields them.
         progress: show a bar.
-    Returns:
-        The range of every tensor.
     Raises:
         ModelError: not a valid ONNX model, or one that ONNX Runtime does not run.
         InputError: no feeds, or a network without float32 tensors.

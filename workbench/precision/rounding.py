@@ -23,7 +23,7 @@ from workbench.core.files import atomic_path
 from workbench.core.packages import require_backend
 from workbench.core.process import temporary_folder
 from workbench.core.report import Report, Table, count
-from workbench.onnx_graph.edit import attribute, inferred_values, producers
+from workbench.onnx_graph.edit import Values, attribute, inferred_values, producers
 from workbench.onnx_graph.file import check, read
 from workbench.onnx_graph.session import FLOAT8, open_session, prepare_cuda, run_session
 from workbench.precision.half import holds_half, to_fp16
@@ -42,19 +42,12 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class RoundedTensor:
-    """One half-float tensor of an emulated run.
-
-    Attributes:
-        name: of the tensor.
-        node, operator: name and operator of what writes it.
-        largest: the largest finite magnitude before it was rounded.
-        inf, nan, size: how many values are infinite or NaN after rounding, and how many there are.
-    """
+    """One half-float tensor of an emulated run: how many of its values are infinite or NaN after rounding."""
 
     name: str
-    node: str
+    node: str  # name of what writes it
     operator: str
-    largest: float
+    largest: float  # finite magnitude before it was rounded
     inf: int
     nan: int
     size: int
@@ -89,12 +82,12 @@ class EmulatedRun(Report):
         )
 
     def _tables(self) -> list[Table]:
-        bad = [entry for entry in self.tensors if entry.inf or entry.nan]
         rows = [
             (entry.name, entry.operator, f"{entry.largest:,.4g}", f"{entry.inf:,}", f"{entry.nan:,}")
-            for entry in bad[:SHOWN]
+            for entry in self.tensors
+            if entry.inf or entry.nan
         ]
-        return [Table(HEADINGS, rows)] if rows else []
+        return [Table(HEADINGS, rows[:SHOWN])] if rows else []
 
     def _content(self) -> dict[str, Any]:
         return {"verdict": self.verdict, "tensors": [asdict(entry) for entry in self.tensors]}
@@ -121,9 +114,8 @@ def emulate_float16(source: str | os.PathLike[str], feed: Mapping[str, Array]) -
     names = [spec.name for spec in check(source).inputs]
     given = dict(zip(names, map(_widened, ordered_feed(names, feed)), strict=True))
     with temporary_folder() as folder:
-        half = source
-        if not holds_half(read(source)):
-            half = folder / "float16.onnx"
+        half = source if holds_half(read(source)) else folder / "float16.onnx"
+        if half != source:
             to_fp16(source, half)
         model = _rounded(half)
     writers, sizes = producers(model.graph), inferred_values(sized(model, given))
@@ -140,7 +132,7 @@ def emulate_float16(source: str | os.PathLike[str], feed: Mapping[str, Array]) -
     return EmulatedRun({name: outputs[name] for name in ends}, tuple(tensors))
 
 
-def _open(model: onnx.ModelProto, source: Path, tensors: Mapping[str, onnx.TypeProto.Tensor]) -> Tap:
+def _open(model: onnx.ModelProto, source: Path, tensors: Values) -> Tap:
     """Open the network, or name the node that ONNX Runtime cannot run."""
     try:
         return Tap(model, source, tensors, "none")
@@ -166,12 +158,6 @@ def rounded_copy(source: str | os.PathLike[str], out: str | os.PathLike[str]) ->
     Every 16-bit tensor becomes a float32 one that is rounded to 16 bits and back after the node that makes it: a value
     beyond the range becomes infinite, as on a GPU. The sums inside a node stay float32, as in a GPU's tensor cores.
     Q/DQ pairs of float8 become casts, for ONNX Runtime would fuse the pairs to operators that it does not have.
-
-    Args:
-        source: an `.onnx` file with float16, bfloat16 or float8 tensors.
-        out: the `.onnx` file to write, without external data.
-    Returns:
-        `out`.
     """
     with atomic_path(out) as temporary:
         onnx.save(_rounded(source), temporary)
@@ -256,15 +242,10 @@ def _widened(array: Array) -> Array:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The types in which the heavy layers of a network were computed.
+    """The types in which the heavy layers of a network were computed."""
 
-    Attributes:
-        types: how many layers in each type, such as `{"float16": 20, "float32": 1}`.
-        heavy: whether these are convolutions and products of matrices; else all layers, for there were none of those.
-    """
-
-    types: Mapping[str, int]
-    heavy: bool = True
+    types: Mapping[str, int]  # how many layers in each type, such as `{"float16": 20, "float32": 1}`
+    heavy: bool = True  # they are convolutions and products of matrices; else all layers, for there were none of those
 
     def is_mostly(self, dtype: str) -> bool:
         """Whether more than half of the layers were computed in this type."""
@@ -285,15 +266,7 @@ class Arithmetic:
 
 
 def profile_types(path: str | os.PathLike[str], feed: Mapping[str, np.ndarray], *, device: str = "cpu") -> Arithmetic:
-    """Run a network once under ONNX Runtime's profiler, and read which types its layers computed in.
-
-    Args:
-        path: the `.onnx` file.
-        feed: one array for each input, by name.
-        device: `"cpu"` or `"cuda"`.
-    Raises:
-        ModelError: ONNX Runtime does not run this network.
-    """
+    """Run a network once under ONNX Runtime's profiler, on `"cpu"` or `"cuda"`: the types its layers computed in."""
     if device == "cuda":
         prepare_cuda(require_backend("onnxruntime", "dev"))
     with temporary_folder() as folder:

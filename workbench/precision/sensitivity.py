@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from workbench.core.errors import InputError
 from workbench.core.report import Report, Table
-from workbench.onnx_graph.edit import attribute, constants, copy_of, namer
+from workbench.onnx_graph.edit import Namer, attribute, constants, copy_of, namer
 from workbench.onnx_graph.session import open_session, run_session
 from workbench.pictures.feeds import Feed
 from workbench.precision.calibration import Calibration
@@ -22,9 +22,7 @@ from workbench.precision.half_graph import HALVES
 from workbench.precision.observing import Feeds, checked_feeds
 from workbench.precision.ranges import measure_ranges
 
-OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators that hold nearly all the weights and the work."""
-
+OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # they hold nearly all the weights and the work
 PRECISIONS = ("int8", "fp16", "bf16")
 INT8_LARGEST = 127
 HEADINGS = ("layer", "operator", "error of the answers, this layer alone rounded")
@@ -37,14 +35,11 @@ _HALVES = {half.precision: half for half in HALVES.values()}
 class LayerSensitivity:
     """What rounding one layer does to the answers.
 
-    Attributes:
-        node: name of the node, or of what it writes where it has none.
-        operator: such as `"Conv"`.
-        relative_l2: root of the summed squared differences of all outputs, as a share of the reference's; infinite
-            where an answer is not finite.
+    `relative_l2` is the root of the summed squared differences of all outputs, as a share of the reference's; infinite
+    where an answer is not finite.
     """
 
-    node: str
+    node: str  # its name, or that of what it writes where it has none
     operator: str
     relative_l2: float
 
@@ -64,9 +59,7 @@ class Sensitivity(Report):
     layers: tuple[LayerSensitivity, ...]
 
     def total_error(self, keep: Collection[str] = ()) -> float:
-        """The error to be expected when all layers are rounded but those in `keep`.
-
-        The layers' errors are taken as independent, so their squares add up.
+        """The error to be expected when all layers are rounded but those in `keep`, if the errors are independent.
 
         >>> layers = (LayerSensitivity("a", "Conv", 0.03), LayerSensitivity("b", "Conv", 0.04))
         >>> Sensitivity("int8", 1, layers).total_error(), Sensitivity("int8", 1, layers).total_error(["b"])
@@ -88,7 +81,7 @@ class Sensitivity(Report):
         return [Table(HEADINGS, [(layer.node, layer.operator, share_text(layer.relative_l2)) for layer in worst_first])]
 
     def _content(self) -> dict[str, Any]:
-        return asdict(self) | {"total_relative_l2": self.total_error()}
+        return super()._content() | {"total_relative_l2": self.total_error()}
 
 
 def share_text(error: float) -> str:
@@ -121,8 +114,6 @@ def sensitivity(
         operators: which layers to look at.
         calibration: the scales for int8; the largest magnitudes on these samples when None.
         progress: show a bar.
-    Returns:
-        The error of each layer.
     Raises:
         InputError: no feeds, an unknown precision, no such layers, or a calibration of another network.
         FeedError: a feed that the network does not take.
@@ -214,9 +205,7 @@ def _rounded(model: onnx.ModelProto, index: int, precision: str, peaks: Mapping[
     """A copy of the network in which one node reads rounded tensors and, in 16 bits, writes one."""
     trial = copy_of(model)
     graph, weights, fresh = trial.graph, constants(trial.graph), namer(trial)
-    nodes = list(graph.node)
-    before: list[onnx.NodeProto] = []
-    after: list[onnx.NodeProto] = []
+    nodes, before, after = list(graph.node), list[onnx.NodeProto](), list[onnx.NodeProto]()
     node = nodes[index]
     for place, name in enumerate(node.input[:2]):
         node.input[place] = inner = fresh(f"{name}_rounded")
@@ -235,7 +224,7 @@ def _rounded(model: onnx.ModelProto, index: int, precision: str, peaks: Mapping[
 
 
 def _rounding(
-    graph: onnx.GraphProto, name: str, result: str, precision: str, peak: float, fresh: Callable[[str], str]
+    graph: onnx.GraphProto, name: str, result: str, precision: str, peak: float, fresh: Namer
 ) -> Iterator[onnx.NodeProto]:
     """Two nodes that round a tensor; one that hands it on where a tensor was always 0."""
     middle = fresh(f"{result}_{precision}")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.core.errors import InputError
@@ -13,12 +13,9 @@ from workbench.precision.ranges import Ranges
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 """What an engine can be asked for. `"fp32"` is float32 without TF32; the others beside `"tf32"` are in the file."""
-
 TYPE_OF = {"fp16": "float16", "bf16": "bfloat16", "int8": "int8", "fp8": "float8_e4m3fn"}
 """The type that a file holds for each precision that is written into it."""
-
 EIGHT_BITS = ("int8", "fp8")
-
 HEADINGS = ("kept in float32", "operator", "why")
 
 
@@ -32,8 +29,7 @@ class PrecisionReport(Report):
         kept: name, operator and reason of each node that could not, or was not to be, converted.
         qdq_pairs: pairs of QuantizeLinear and DequantizeLinear in the file, those of weights included: a weight that
             is stored in 8 bits needs the second half only.
-        weights_bytes_before: size of the weights in the source.
-        weights_bytes_after: their size in the result.
+        weights_bytes_before, weights_bytes_after: size of the weights in the source and in the result.
     """
 
     precision: str
@@ -54,25 +50,15 @@ class PrecisionReport(Report):
     def _tables(self) -> list[Table]:
         return [Table(HEADINGS, list(self.kept))] if self.kept else []
 
-    def _content(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class PrecisionSpec:
-    """The precision that an engine shall have, and what was measured for it.
+    """The precision that an engine shall have, and what was measured for it."""
 
-    Attributes:
-        precision: one of `PRECISIONS`.
-        keep: names of ONNX nodes that stay in float32.
-        calibration: the scales for 8 bits.
-        ranges: of the tensors, for `"fp16"`: what is beyond 65504 stays in float32.
-    """
-
-    precision: str
-    keep: tuple[str, ...] = ()
-    calibration: Calibration | None = field(default=None, repr=False)
-    ranges: Ranges | None = field(default=None, repr=False)
+    precision: str  # one of `PRECISIONS`
+    keep: tuple[str, ...] = ()  # names of ONNX nodes that stay in float32
+    calibration: Calibration | None = field(default=None, repr=False)  # the scales for 8 bits
+    ranges: Ranges | None = field(default=None, repr=False)  # for `"fp16"`: what is beyond 65504 stays in float32
 
     @property
     def digest(self) -> str:
@@ -83,11 +69,7 @@ class PrecisionSpec:
 
 
 def check_spec(precision: str, keep: Sequence[str] = (), calibration: Any = None, images: Any = None) -> None:
-    """Check that the arguments fit each other.
-
-    Raises:
-        InputError: an unknown precision, or names, pictures or scales for one that has no use for them.
-    """
+    """Refuse an unknown precision, and names, pictures or scales for one that has no use for them."""
     if precision not in PRECISIONS:
         raise InputError(f"got precision={precision!r}, expected one of {', '.join(PRECISIONS)}")
     if isinstance(keep, str):
