@@ -16,10 +16,10 @@ from workbench.core.files import cache_folder, make_folder
 
 @contextlib.contextmanager
 def as_onnx(source: Any, *, spatial: tuple[int, int] | None = None, progress: bool = True) -> Iterator[Path]:
-    """Yield the `.onnx` file of a network: the file itself, or the conversion of whatever `convert` takes.
+    """Yield the `.onnx` file of a network: the file itself, or what `convert`, whose errors it has, makes of it.
 
-    The conversion of a file is kept in the cache, by its content; that of a model or of a model's name lives as long as
-    the block. `spatial` is (height, width) in pixels for a model that leaves them open. Errors are those of `convert`.
+    That of a file is kept in the cache, by its content; that of a model or of its name lives as long as the block.
+    `spatial` is (height, width) in pixels for a model that leaves them open.
     """
     named = isinstance(source, str | os.PathLike)
     if named and Path(source).suffix.lower() == ".onnx":

@@ -35,7 +35,7 @@ def graph_to_onnx(
     """Convert a graph: quickly where tf2onnx is inside as it was, else with its public function, saying so.
 
     `read` returns a GraphDef that may be modified, and the contents of its empty constants by node name; it is called
-    once more if the quick way fails. `folded` is False where TensorFlow's graph optimiser was not there to fold it.
+    again if the quick way fails. `folded` is False where TensorFlow's graph optimiser was not there to fold it.
     """
     tensors = [f"{name}:0" for name in (*inputs, *outputs)]
     options: dict[str, Any] = {"input_names": tensors[: len(inputs)], "output_names": tensors[len(inputs) :]}

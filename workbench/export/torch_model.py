@@ -38,10 +38,9 @@ _NUMBER = "write x.shape[0] or -1 there instead of a number, or give dynamic_bat
 
 @dataclass(frozen=True)
 class TorchExport(Report):
-    """What came out of an export.
+    """What came out of an export: the `.onnx` file `path`, and `summary`, what it holds.
 
     Attributes:
-        path: the `.onnx` file, and `summary` what it holds.
         report: ONNX Runtime against PyTorch, on the example and on random inputs.
         exported_nodes: how many nodes the exporter wrote; onnxslim left `summary.operators`.
         seconds: of the export and the simplification.
