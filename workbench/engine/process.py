@@ -40,9 +40,15 @@ def run_child(
         Child(CHILD, title=part, advice=advice, error=failure) as child,
         tqdm(total=1.0, desc=title, disable=not progress, leave=False, bar_format=_LAYOUT) as bar,
     ):
-        takers = {"open": lambda event: on_open(event["title"])}
-        move = BuildProgress(bar).take
-        return child.run(order, lambda event: takers.get(event["event"], move)(event), timeout_s)
+        moves = BuildProgress(bar)
+
+        def take(event: Mapping[str, Any]) -> None:
+            if event["event"] == "open":
+                on_open(event["title"])
+            else:
+                moves.take(event)
+
+        return child.run(order, take, timeout_s)
 
 
 class BuildProgress:

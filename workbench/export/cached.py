@@ -1,6 +1,7 @@
 """The ONNX form of whatever `convert` takes, converted once and kept in the cache."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import tempfile
@@ -15,18 +16,10 @@ from workbench.core.files import cache_folder, make_folder
 
 @contextlib.contextmanager
 def as_onnx(source: Any, *, spatial: tuple[int, int] | None = None, progress: bool = True) -> Iterator[Path]:
-    """Yield the `.onnx` file of a network: the file itself, or its conversion.
+    """Yield the `.onnx` file of a network: the file itself, or what `convert`, whose errors it has, makes of it.
 
-    The conversion of a file is kept in the cache, by its content; that of a model or of a model's name lives as long as
-    the block.
-
-    Args:
-        source: an `.onnx` file, or what `workbench.export.conversion.convert` takes.
-        spatial: (height, width) in pixels for a model that leaves them open.
-        progress: show a bar while it is converted.
-    Raises:
-        ModelError: the source cannot be opened.
-        ExportError: it cannot be converted.
+    That of a file is kept in the cache, by its content; that of a model or of its name lives as long as the block.
+    `spatial` is (height, width) in pixels for a model that leaves them open.
     """
     named = isinstance(source, str | os.PathLike)
     if named and Path(source).suffix.lower() == ".onnx":
@@ -34,9 +27,7 @@ def as_onnx(source: Any, *, spatial: tuple[int, int] | None = None, progress: bo
         return
     from workbench.export.conversion import convert
 
-    def make(path: Path) -> None:
-        convert(source, path, spatial=spatial, progress=progress)
-
+    make = functools.partial(convert, source, spatial=spatial, progress=progress)
     if named and Path(source).exists():
         size = "x".join(map(str, spatial)) if spatial else "own size"
         with cached(f"{Path(source).stem}-{content_digest(Path(source))}-{size}", make) as path:

@@ -117,13 +117,11 @@ def _convert_graph(
 
 
 def _mend(source: Any, path: PathLike, progress: bool) -> str:
-    """Write a mended copy of an ONNX file and say what was found."""
+    from workbench.engine.parser import ask_parser
+    from workbench.onnx_graph.cost import inspect
     from workbench.onnx_graph.mend import fix
 
     report = fix(source, path, progress=progress)
-    from workbench.engine.parser import ask_parser
-    from workbench.onnx_graph.cost import inspect
-
     answer = ask_parser(path, progress=progress)
     return f"{inspect(path).to_text()}\n{report.to_text()}\n{answer.to_text()}\nwritten {path}"
 

@@ -25,8 +25,7 @@ from workbench.onnx_graph.rewrites import keep_zero_padding, make_resize_exact
 
 def import_keras2onnx(keras: Any) -> ModuleType:
     """Import keras2onnx and make it read tf_keras, given as `keras`; eager execution must be off."""
-    _restore_names()
-    _restore_python_modules()
+    _restore_modules()
     _present_as_tensorflow_keras(keras)
     keras2onnx = require_backend("keras2onnx", "classic")
     _recognise_own_layers(keras)
@@ -42,21 +41,6 @@ def _module(name: str, **names: Any) -> ModuleType:
     return module
 
 
-def _restore_names() -> None:
-    """NumPy 1.24 took away its names for Python's own types, onnx 1.19 `onnx.mapping`."""
-    for kind in (bool, object, int, float, str, complex):
-        if kind.__name__ not in vars(np):
-            setattr(np, kind.__name__, kind)
-    types_of = {
-        number: np.dtype(helper.tensor_dtype_to_np_dtype(number))
-        for number in TensorProto.DataType.values()
-        if TensorProto.FLOAT <= number <= TensorProto.BFLOAT16
-    }
-    numbers_of = {dtype: number for number, dtype in types_of.items() if number != TensorProto.BFLOAT16}
-    mapping = _module("onnx.mapping", TENSOR_TYPE_TO_NP_TYPE=types_of, NP_TYPE_TO_TENSOR_TYPE=numbers_of)
-    onnx.mapping = mapping  # type: ignore[attr-defined]
-
-
 class _Version(tuple[int, ...]):
     """A version that compares as numbers, made from text."""
 
@@ -64,8 +48,17 @@ class _Version(tuple[int, ...]):
         return super().__new__(cls, (int(part) for part in re.findall(r"\d+", str(text))[:3]))
 
 
-def _restore_python_modules() -> None:
-    """Python 3.12 took away distutils, setuptools 82 pkg_resources; a version is all that is asked of them."""
+def _restore_modules() -> None:
+    """Put back Python's types in NumPy (until 1.24), `onnx.mapping` (1.19), distutils (3.12), pkg_resources (82)."""
+    for kind in (bool, object, int, float, str, complex):
+        if kind.__name__ not in vars(np):
+            setattr(np, kind.__name__, kind)
+    numbers = range(TensorProto.FLOAT, TensorProto.BFLOAT16 + 1)
+    types_of = {number: np.dtype(helper.tensor_dtype_to_np_dtype(number)) for number in numbers}
+    numbers_of = {dtype: number for number, dtype in types_of.items() if number != TensorProto.BFLOAT16}
+    mapping = _module("onnx.mapping", TENSOR_TYPE_TO_NP_TYPE=types_of, NP_TYPE_TO_TENSOR_TYPE=numbers_of)
+    onnx.mapping = mapping  # type: ignore[attr-defined]
+    # a version is all that keras2onnx asks of these two
     if importlib.util.find_spec("distutils") is None:
         version = _module("distutils.version", StrictVersion=_Version, LooseVersion=_Version)
         _module("distutils", version=version)
@@ -102,11 +95,10 @@ def _read_one_output_of_batch_norm() -> None:
     parser = importlib.import_module("keras2onnx.parser")
     original = parser.on_parsing_keras_layer_v2
 
-    def first(tensors: list[Any]) -> list[Any]:
-        return [tensor for tensor in tensors if tensor.op.type != "FusedBatchNormV3" or tensor.value_index == 0]
-
     def on_parsing_keras_layer_v2(graph: Any, info: Any, variables: Any, prefix: Any = None) -> Any:
-        info.inputs, info.outputs = first(info.inputs), first(info.outputs)
+        for side in ("inputs", "outputs"):
+            tensors = getattr(info, side)
+            setattr(info, side, [t for t in tensors if t.op.type != "FusedBatchNormV3" or t.value_index == 0])
         return original(graph, info, variables, prefix)
 
     parser.on_parsing_keras_layer_v2 = on_parsing_keras_layer_v2  # type: ignore[attr-defined]
@@ -131,11 +123,10 @@ def _padding(layer: Any) -> dict[str, Any]:
     """The padding of a transposed convolution in ONNX's words; at every size it is that of an input of one pixel."""
     length = importlib.import_module("tf_keras.src.utils.conv_utils").deconv_output_length
     more = layer.output_padding or (None,) * len(layer.kernel_size)
+    axes = zip(layer.kernel_size, more, layer.strides, layer.dilation_rate, strict=True)
     totals = [
         (size - 1) * dilation + 1 - length(1, size, layer.padding, extra, stride, dilation=dilation)
-        for size, extra, stride, dilation in zip(
-            layer.kernel_size, more, layer.strides, layer.dilation_rate, strict=True
-        )
+        for size, extra, stride, dilation in axes
     ]
     cut = [max(total, 0) for total in totals]
     pads = [total // 2 for total in cut] + [total - total // 2 for total in cut]
@@ -159,9 +150,8 @@ def convert(order: dict[str, Any]) -> None:
     # the version follows from the operators; the weights are no inputs, which is valid from 4 on
     converted.ir_version = max(converted.ir_version, 4)
     rename_ends(converted, order["inputs"], order["outputs"])
-    name_batch(converted)
-    make_resize_exact(converted)
-    keep_zero_padding(converted)
+    for mend in (name_batch, make_resize_exact, keep_zero_padding):
+        mend(converted)
     send("step", text="write the file")
     onnx.save(converted, order["onnx"])
     send("step", text="check the graph")
@@ -172,16 +162,10 @@ def convert(order: dict[str, Any]) -> None:
         raise ExportError(f"keras2onnx wrote a graph that is not valid ({reason}); use exporter='tf2onnx'") from error
 
 
-def main() -> int:
-    """Convert what standard input orders; see `workbench.core.process`."""
-    return serve(
-        convert,
-        lambda error: (
-            "keras2onnx, archived in 2020, cannot convert this model "
-            f"({type(error).__name__}: {first_line(error)}); use exporter='tf2onnx'"
-        ),
-    )
+def _explain(error: Exception) -> str:
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    return f"keras2onnx, archived in 2020, cannot convert this model ({reason}); use exporter='tf2onnx'"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(convert, _explain))

@@ -25,8 +25,7 @@ _OTHER = "use exporter='tf2onnx'"
 def keras2onnx_to_onnx(model: Any, path: PathLike, *, spatial: tuple[int, int] | None, opset: int, bar: Any) -> Path:
     """Convert a model in a child process, which moves the bar five steps, and check the result; see `keras_to_onnx`.
 
-    Raises:
-        ExportError: keras2onnx cannot take this model; the message says why and names the other exporter.
+    ExportError where keras2onnx cannot take this model; it says why and names the other exporter.
     """
     _check_model(model)
     # its own import needs packages of 2020, which only the child has; asking for its metadata is enough here
@@ -43,7 +42,6 @@ def keras2onnx_to_onnx(model: Any, path: PathLike, *, spatial: tuple[int, int] |
 
 
 def _check_model(model: Any) -> None:
-    """Refuse what keras2onnx cannot take, in one sentence."""
     name = getattr(model, "name", type(model).__name__)
     if not is_tf_keras(model):
         kind = "a Keras 3 model" if hasattr(model, "layers") else f"a {type(model).__name__}"
@@ -53,11 +51,11 @@ def _check_model(model: Any) -> None:
     if not (isinstance(model, keras.Sequential) or model._is_graph_network):
         raise ExportError(f"keras2onnx needs a functional or Sequential model, {name!r} is a subclass; {_OTHER}")
     for layer in _all_layers(model):
-        own = type(layer).__module__.startswith("tf_keras.")
-        if not own or type(layer).__name__ == "Lambda":
+        kind = type(layer).__name__
+        if kind == "Lambda" or not type(layer).__module__.startswith("tf_keras."):
             raise ExportError(
                 f"keras2onnx runs in a process of its own, which does not get code, and the layer {layer.name!r} "
-                f"({type(layer).__name__}) is code; {_OTHER}, which converts it here"
+                f"({kind}) is code; {_OTHER}, which converts it here"
             )
     load_tensorflow()
     strings = [tensor.name for tensor in model.inputs if tensor.dtype == "string"]
@@ -75,10 +73,8 @@ def _all_layers(model: Any) -> Iterator[Any]:
 def _fixed_config(model: Any, inputs: tuple[str, ...], spatial: tuple[int, int] | None) -> dict[str, Any]:
     """Return the model's configuration with heights and widths filled in, which leaves the model alone."""
     config = json.loads(model.to_json())
-    shapes = {
-        tensor.name.split(":")[0]: fixed_shape(name, tuple(tensor.shape), spatial)
-        for name, tensor in zip(inputs, model.inputs, strict=True)
-    }
+    tensors = zip(inputs, model.inputs, strict=True)
+    shapes = {tensor.name.split(":")[0]: fixed_shape(name, tuple(tensor.shape), spatial) for name, tensor in tensors}
     for layer in config["config"]["layers"]:
         if layer["class_name"] == "InputLayer" and layer["config"]["name"] in shapes:
             layer["config"]["batch_input_shape"] = shapes[layer["config"]["name"]]

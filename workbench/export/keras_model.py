@@ -62,11 +62,7 @@ def keras_to_onnx(
 
 
 def default_opset(exporter: str, opset: int | None = None) -> int:
-    """Return the opset asked for, or the one that this exporter writes best; ExportError for an unknown exporter.
-
-    >>> default_opset("keras2onnx")
-    15
-    """
+    """Return the opset asked for, or the one that this exporter writes best; ExportError for an unknown exporter."""
     if exporter not in EXPORTERS:
         raise ExportError(f"got exporter={exporter!r}, expected one of {', '.join(EXPORTERS)}")
     return EXPORTERS[exporter] if opset is None else opset
@@ -98,9 +94,8 @@ def write_pb(frozen: FrozenGraph, path: PathLike) -> None:
         try:
             temporary.write_bytes(frozen.graph_def.SerializeToString())
         except ValueError as error:
-            raise ExportError(
-                "the frozen graph is larger than the 2 GB a .pb file can hold; use a smaller network"
-            ) from error
+            text = "the frozen graph is larger than the 2 GB a .pb file can hold; use a smaller network"
+            raise ExportError(text) from error
 
 
 def pb_to_onnx(
@@ -136,12 +131,7 @@ def pb_to_onnx(
 
 
 def tf2onnx_command(
-    pb_path: PathLike,
-    onnx_path: PathLike,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    *,
-    opset: int = OPSET,
+    pb_path: PathLike, onnx_path: PathLike, inputs: Sequence[str], outputs: Sequence[str], *, opset: int = OPSET
 ) -> str:
     """Return the tf2onnx command line that does what `pb_to_onnx` does, but for its names and repairs."""
     tensors = [",".join(f"{name}:0" for name in names) for names in (inputs, outputs)]

@@ -35,31 +35,31 @@ def graph_to_onnx(
     """Convert a graph: quickly where tf2onnx is inside as it was, else with its public function, saying so.
 
     `read` returns a GraphDef that may be modified, and the contents of its empty constants by node name; it is called
-    once more if the quick way fails. `folded` is False where TensorFlow's graph optimiser was not there to fold it.
+    again if the quick way fails. `folded` is False where TensorFlow's graph optimiser was not there to fold it.
     """
     tensors = [f"{name}:0" for name in (*inputs, *outputs)]
-    options: dict[str, Any] = {
-        "input_names": tensors[: len(inputs)],
-        "output_names": tensors[len(inputs) :],
-        "tensors_to_rename": dict(zip(tensors, (*inputs, *outputs), strict=True)),
-        "opset": opset,
-    }
+    options: dict[str, Any] = {"input_names": tensors[: len(inputs)], "output_names": tensors[len(inputs) :]}
+    options |= {"tensors_to_rename": dict(zip(tensors, (*inputs, *outputs), strict=True)), "opset": opset}
+    reason = "tf2onnx or TensorFlow has changed inside"
     try:
         if not folded:
             raise AttributeError("TensorFlow's graph optimiser is not there")
         convert = fast_conversion()
-    except (ImportError, AttributeError) as error:
-        send("note", text=f"tf2onnx or TensorFlow has changed inside ({first_line(error)}), {_SLOWER}")
-        return _public_conversion(*read(), **options)
-    try:
+        reason = "the quick way through tf2onnx failed"
         return convert(*read(), **options)
     except Exception as error:
-        send("note", text=f"the quick way through tf2onnx failed ({first_line(error)}), {_SLOWER}")
-        return _public_conversion(*read(), **options)
+        send("note", text=f"{reason} ({first_line(error)}), {_SLOWER}")
+    from tf2onnx.convert import from_graph_def
+
+    graph_def, weights = read()
+    for node in graph_def.node:
+        if node.name in weights:
+            node.attr["value"].tensor.tensor_content = weights[node.name]
+    return from_graph_def(graph_def, name="model", **options)[0]
 
 
 def fast_conversion() -> Callable[..., onnx.ModelProto]:
-    """Return the quick conversion; ImportError or AttributeError where what it uses has another name in tf2onnx."""
+    """Return the quick conversion; ImportError or AttributeError where what it uses has another name."""
     from tf2onnx.optimizer import optimize_graph
     from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
     from tf2onnx.tf_utils import compress_graph_def
@@ -68,8 +68,7 @@ def fast_conversion() -> Callable[..., onnx.ModelProto]:
     for function, argument in ((process_tf_graph, "const_node_values"), (optimize_graph, "catch_errors")):
         if argument not in inspect.signature(function).parameters:
             raise AttributeError(f"{argument} of {function.__name__} is not there")
-    for name in ("optimize", "_optimize"):
-        getattr(GraphOptimizerBase, name)
+    _ = GraphOptimizerBase.optimize, GraphOptimizerBase._optimize
 
     def convert(graph_def: Any, weights: dict[str, bytes], **options: Any) -> onnx.ModelProto:
         tf = load_tensorflow()
@@ -112,15 +111,6 @@ def _give_scalars_an_axis(graph: Any) -> None:
             graph.replace_input(node, node.input[1], constant.output[0], 1)
 
 
-def _public_conversion(graph_def: Any, weights: dict[str, bytes], **options: Any) -> onnx.ModelProto:
-    from tf2onnx.convert import from_graph_def
-
-    for node in graph_def.node:
-        if node.name in weights:
-            node.attr["value"].tensor.tensor_content = weights[node.name]
-    return from_graph_def(graph_def, name="model", **options)[0]
-
-
 def convert(order: dict[str, Any]) -> None:
     """Convert one frozen graph; tells the parent of each step."""
 
@@ -133,25 +123,23 @@ def convert(order: dict[str, Any]) -> None:
     model = graph_to_onnx(read, order["inputs"], order["outputs"], order["opset"], folded=order["folded"])
     repair(model)
     send("step", text="write the file")
-    save(model, order["onnx"])
+    path = Path(order["onnx"])  # large weights go to a second file, for ONNX's own ends at 2 GB
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) >= LARGE_GRAPH_BYTES
+    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data", convert_attribute=False)
     send("step", text="check the graph")
-    check(order["onnx"])
+    check(path)
 
 
 def repair(model: onnx.ModelProto) -> None:
     """Name the batch, and mend what tf2onnx writes in a way that a runtime refuses or gets wrong, in place."""
-    name_batch(model)
-    pad_after_transposed(model)
-    make_resize_exact(model)
-    give_exact_sizes(model)
-    keep_zero_padding(model)
+    for mend in (name_batch, pad_after_transposed, make_resize_exact, give_exact_sizes, keep_zero_padding):
+        mend(model)
 
 
 def pad_after_transposed(model: onnx.ModelProto) -> None:
     """Write the negative pads of a ConvTranspose as `output_padding`, in place.
 
-    They stand where the answer ends in zeros behind the last kernel: TensorFlow puts all of those at the end, and has
-    fewer of them than the stride, which is what `output_padding` may hold.
+    They are the zeros that TensorFlow puts behind the last kernel, fewer than the stride, as `output_padding` must be.
     """
     for node in (node for graph in graphs(model.graph) for node in graph.node if node.op_type == "ConvTranspose"):
         pads = np.reshape(attribute(node, "pads", ()), (2, -1))
@@ -159,12 +147,6 @@ def pad_after_transposed(model: onnx.ModelProto) -> None:
             missing = np.maximum(-pads.sum(axis=0), 0)
             set_attribute(node, "pads", np.where(missing, 0, pads).ravel().tolist())
             set_attribute(node, "output_padding", missing.tolist())
-
-
-def save(model: onnx.ModelProto, path: str) -> None:
-    """Write a model; weights of more than 1 GiB go to a second file, for ONNX's own file ends at 2 GB."""
-    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) >= LARGE_GRAPH_BYTES
-    onnx.save(model, path, save_as_external_data=large, location=f"{Path(path).name}.data", convert_attribute=False)
 
 
 def main() -> int:

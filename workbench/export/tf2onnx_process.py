@@ -19,22 +19,15 @@ LARGE_GRAPH_BYTES = 1 << 30
 _LARGE_WEIGHT_BYTES = 16 << 20
 _SMALL_WEIGHT_BYTES = 1 << 16
 
-_ENVIRONMENT = {
-    # glibc gives each freed weight back to the system and fetches it again; it reads these only when it starts.
-    "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
-    "MALLOC_TOP_PAD_": str(256 << 20),
-}
+# glibc gives each freed weight back to the system and fetches it again; it reads these only when it starts.
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
+_ENVIRONMENT["MALLOC_TOP_PAD_"] = str(256 << 20)
 
 Index = dict[str, tuple[int, int]]
 
 
 class Tf2onnxProcess(Child):
-    """A child process with TensorFlow and tf2onnx, for one conversion; use it in a `with` block.
-
-    Raises:
-        BackendUnavailableError: tf2onnx is not installed.
-    """
+    """A child process with TensorFlow and tf2onnx, for one conversion; use it in a `with` block."""
 
     def __init__(self) -> None:
         if importlib.util.find_spec("tf2onnx") is None:  # only the child imports it: it brings all of TensorFlow
@@ -42,18 +35,10 @@ class Tf2onnxProcess(Child):
         super().__init__(CHILD, environment={**NO_GPU, **_ENVIRONMENT})
 
     def convert(self, frozen: FrozenGraph, path: str | os.PathLike[str], *, opset: int, bar: Any = None) -> Path:
-        """Convert a frozen graph and check the result.
+        """Convert a frozen graph and check the result; a tqdm bar moves `STEPS` steps.
 
-        Args:
-            frozen: the graph.
-            path: the `.onnx` file to write, whole or not at all; weights of more than 1 GiB go to `<path>.data`.
-            opset: ONNX operator set.
-            bar: a tqdm bar to move, `STEPS` steps.
-        Returns:
-            `path`.
-        Raises:
-            ExportError: tf2onnx failed, or an operator has no ONNX counterpart.
-            OutputError: the file cannot be written.
+        The file is written whole or not at all; weights of more than 1 GiB go to `<path>.data`. ExportError: tf2onnx
+        failed, or an operator has no ONNX counterpart. OutputError: the file cannot be written.
         """
         target = Path(path)
         with (
@@ -61,26 +46,22 @@ class Tf2onnxProcess(Child):
             tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as results,
             temporary_folder() as folder,
         ):
-            order = _hand_over(frozen, folder)
-            result = Path(results) / target.name
-            self.run({**order, "onnx": str(result), "opset": opset}, move_bar(bar))
+            graph_def, weights, folded = prepare(frozen)
+            graph, binary, result = folder / "graph.pb", folder / "weights.bin", Path(results) / target.name
+            try:
+                graph.write_bytes(graph_def.SerializeToString())
+            except ValueError as error:
+                text = "the graph is larger than 2 GB even without its weights; split the network in two"
+                raise ExportError(text) from error
+            files = {"graph": str(graph), "weights": str(binary), "index": write_weights(weights, binary)}
+            del graph_def, weights  # the child has them
+            order = {"inputs": frozen.inputs, "outputs": frozen.outputs, "opset": opset, "folded": folded}
+            self.run({**files, **order, "onnx": str(result)}, move_bar(bar))
             data = result.with_name(f"{result.name}.data")
             if data.exists():
                 os.replace(data, target.with_name(data.name))
             os.replace(result, temporary)
         return target
-
-
-def _hand_over(frozen: FrozenGraph, folder: Path) -> dict[str, Any]:
-    """Write a graph and its weights for the child; return how to find them."""
-    graph_def, weights, folded = prepare(frozen)
-    graph, binary = folder / "graph.pb", folder / "weights.bin"
-    try:
-        graph.write_bytes(graph_def.SerializeToString())
-    except ValueError as error:
-        raise ExportError("the graph is larger than 2 GB even without its weights; split the network in two") from error
-    files = {"graph": str(graph), "weights": str(binary), "index": write_weights(weights, binary)}
-    return {**files, "folded": folded, "inputs": frozen.inputs, "outputs": frozen.outputs}
 
 
 def prepare(frozen: FrozenGraph) -> tuple[Any, dict[str, bytes], bool]:
@@ -104,11 +85,10 @@ def prepare(frozen: FrozenGraph) -> tuple[Any, dict[str, bytes], bool]:
 
 
 def split_weights(graph_def: Any) -> tuple[Any, dict[str, bytes]]:
-    """Take large constants out of a graph and leave placeholders of the same name, type and shape.
+    """Take large constants out of a graph, for placeholders; return a new GraphDef and their bytes by node name.
 
     Of a graph below 1 GiB only constants from 16 MiB on are taken, because TensorFlow folds batch normalisations
     into those that it can see; of a larger one all from 64 KiB on, because TensorFlow cannot pass on more than 2 GB.
-    Returned are a new GraphDef and the bytes of each constant that was taken, by node name.
     """
     contents = [node.attr["value"].tensor.tensor_content if node.op == "Const" else b"" for node in graph_def.node]
     limit = _LARGE_WEIGHT_BYTES if sum(map(len, contents)) < LARGE_GRAPH_BYTES else _SMALL_WEIGHT_BYTES
@@ -138,11 +118,9 @@ def join_weights(graph_def: Any, weights: dict[str, bytes]) -> None:
 
 
 def fold_constants(frozen: FrozenGraph, graph_def: Any) -> Any:
-    """Let TensorFlow calculate what is constant in a graph, with the settings of tf2onnx 1.17.
+    """Let TensorFlow calculate what is constant, as `tf_optimize_grappler` of tf2onnx 1.17 does.
 
-    Raises:
-        ImportError, AttributeError: TensorFlow's graph optimiser, which is not public, has moved.
-    Source: tf2onnx.tf_loader.tf_optimize_grappler.
+    ImportError or AttributeError where TensorFlow's graph optimiser, which is not public, has moved.
     """
     tf = load_tensorflow()
     optimizer = require_backend("tensorflow.python.grappler.tf_optimizer", "keras")

@@ -38,12 +38,10 @@ _NUMBER = "write x.shape[0] or -1 there instead of a number, or give dynamic_bat
 
 @dataclass(frozen=True)
 class TorchExport(Report):
-    """What came out of an export.
+    """What came out of an export: the `.onnx` file `path`, and `summary`, what it holds.
 
     Attributes:
-        path: the `.onnx` file.
         report: ONNX Runtime against PyTorch, on the example and on random inputs.
-        summary: what the file holds.
         exported_nodes: how many nodes the exporter wrote; onnxslim left `summary.operators`.
         seconds: of the export and the simplification.
         notes: what the reader should know, such as a batch that is fixed.
@@ -156,7 +154,8 @@ def _export(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
         )
     try:
         with reference.settled(), _quiet():
-            graph = _export_script(reference, opset) if is_script(reference.model) else _export_model(reference, opset)
+            export = _export_script if is_script(reference.model) else _export_model
+            graph = export(reference, opset, {"input_names": [*reference.inputs], "output_names": [*reference.outputs]})
     except Exception as error:  # the exporter wraps every cause in errors of its own
         raise ExportError(_explain(error)) from error
     written = next(entry.version for entry in graph.opset_import if entry.domain == "")
@@ -166,46 +165,30 @@ def _export(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
     return graph
 
 
-def _export_model(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
+def _export_model(reference: TorchRunner, opset: int | None, ends: dict[str, Any]) -> onnx.ModelProto:
     torch = require_backend("torch", "torch")
     batch = torch.export.Dim("batch", min=1)
     open_axes = [{0: batch} if spec.shape and spec.shape[0] is None else {} for spec in reference.inputs.values()]
     count = len(reference.arguments)
     shapes = dict(zip(reference.keywords, open_axes[count:], strict=True)) or tuple(open_axes)
-    mixed = bool(count and reference.keywords)
     values = [*reference.arguments, *reference.keywords.values()]
     for index, axes in enumerate(open_axes):
         if axes and values[index].shape[0] == 1:  # `torch.export` takes a size of 1 for a constant
             values[index] = values[index].repeat(2, *[1] * (values[index].dim() - 1))
-    program = torch.onnx.export(
-        reference.model,
-        tuple(values[:count]),
-        kwargs=dict(zip(reference.keywords, values[count:], strict=True)),
-        dynamo=True,
-        verbose=False,
-        input_names=list(reference.inputs),
-        output_names=list(reference.outputs),
-        dynamic_shapes=None if is_program(reference.model) or mixed else shapes,
-        opset_version=opset,
-    )
-    return program.model_proto
+    keywords = dict(zip(reference.keywords, values[count:], strict=True))
+    dynamic_shapes = None if is_program(reference.model) or (count and keywords) else shapes
+    options = {"dynamo": True, "verbose": False, "dynamic_shapes": dynamic_shapes, "opset_version": opset, **ends}
+    return torch.onnx.export(reference.model, tuple(values[:count]), kwargs=keywords, **options).model_proto
 
 
-def _export_script(reference: TorchRunner, opset: int | None) -> onnx.ModelProto:
+def _export_script(reference: TorchRunner, opset: int | None, ends: dict[str, Any]) -> onnx.ModelProto:
     """TorchScript goes through the exporter of 2018 to 2024, which PyTorch still has, as deprecated."""
     torch = require_backend("torch", "torch")
+    arguments, buffer = (*reference.arguments, *reference.keywords.values()), io.BytesIO()
     names = [*reference.inputs.items(), *reference.outputs.items()]
-    buffer = io.BytesIO()
-    torch.onnx.export(
-        reference.model,
-        (*reference.arguments, *reference.keywords.values()),
-        buffer,
-        dynamo=False,
-        input_names=list(reference.inputs),
-        output_names=list(reference.outputs),
-        dynamic_axes={name: {0: "batch"} for name, spec in names if spec.shape and spec.shape[0] is None},
-        opset_version=opset or SCRIPT_OPSET,
-    )
+    axes = {name: {0: "batch"} for name, spec in names if spec.shape and spec.shape[0] is None}
+    options = {"dynamo": False, "dynamic_axes": axes, "opset_version": opset or SCRIPT_OPSET, **ends}
+    torch.onnx.export(reference.model, arguments, buffer, **options)
     return onnx.load_from_string(buffer.getvalue())
 
 
@@ -245,11 +228,9 @@ def _explain(error: BaseException) -> str:
     names, text = {type(link).__name__ for link in chain}, "\n".join(map(str, chain))
     if "GuardOnDataDependentSymNode" in names or "data-dependent" in text:
         where = re.search(r'File "([^"]+)", line (\d+), in .*\n\s*(.+)', text)
-        line = ""
-        if where:
-            file, number, code = where.groups()  # a notebook's cell has a number for a file name
-            place = "" if Path(file).stem.isdigit() or file.startswith("<") else f"{Path(file).name}, "
-            line = f" ({place}line {number}: {code.strip()})"
+        file, number, code = where.groups() if where else ("", "", "")  # a notebook's cell has a number for a file name
+        place = "" if Path(file).stem.isdigit() or file.startswith("<") else f"{Path(file).name}, "
+        line = f" ({place}line {number}: {code.strip()})" if where else ""
         return (
             f"the network decides by the values of its data which way to go{line}, and a graph has one way; "
             "use torch.where for a choice between numbers, or torch.cond for one between layers"
