@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from segmenters import SIZE, chw, labels_of, run, save_segmenter
 from standin.runtime import open_standin
-from test_fuse import SIZE, chw, labels_of, run, save_segmenter
 
 from workbench.engine.inference import allocate_buffers
 from workbench.onnx_graph.fuse import fuse_argmax, fuse_preprocessing
