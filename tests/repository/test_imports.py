@@ -1,5 +1,6 @@
 import ast
 import graphlib
+import importlib
 import json
 import subprocess
 import sys
@@ -215,3 +216,21 @@ def test_an_import_inside_a_function_is_not_a_cycle(tmp_path):
     (package / "a.py").write_text("import made.b")
     (package / "b.py").write_text("def f():\n    import made.a")
     assert import_graph(find_modules(package)) == {"made.a": {"made.b"}, "made.b": set()}
+
+
+SCRIPTS = sorted(path for folder in ("benchmarks", "scripts", "training") for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_a_script_takes_from_the_package_is_there(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports = [node for node in every_import(tree, lazy=True) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in imports if (node.module or "").partition(".")[0] == "workbench"]
+    missing = [
+        f"{node.module}.{alias.name}"
+        for node in ours
+        for alias in node.names
+        if not hasattr(importlib.import_module(node.module), alias.name)
+        and f"{node.module}.{alias.name}" not in MODULES
+    ]
+    assert missing == []
