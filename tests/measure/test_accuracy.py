@@ -17,7 +17,7 @@ from workbench.pictures.cityscapes import class_iou, confusion_matrix
 from workbench.pictures.labels import fit_labels, load_labels, pair_labels
 from workbench.precision.calibration import calibrate
 from workbench.precision.convert import to_precision
-from workbench.precision.rounding import Arithmetic, emulate_float16, profile_types, rounded_copy
+from workbench.precision.rounding import KernelTypes, emulate_float16, profile_types, rounded_copy
 from workbench.precision.spec import PrecisionSpec
 
 
@@ -184,10 +184,10 @@ def test_a_profile_tells_int8_kernels_from_a_simulation(tmp_path):
 
 
 def test_a_row_is_real_only_if_most_heavy_layers_are():
-    assert not Arithmetic({"int8": 1, "float32": 20}).is_mostly("int8")
-    assert not Arithmetic({"int8": 1, "float32": 1}).is_mostly("int8")
-    assert Arithmetic({"float8_e4m3fn": 2, "float32": 1}).is_mostly("float8")
-    assert not Arithmetic({"float32": 3}).is_mostly("float16")
+    assert not KernelTypes({"int8": 1, "float32": 20}).is_mostly("int8")
+    assert not KernelTypes({"int8": 1, "float32": 1}).is_mostly("int8")
+    assert KernelTypes({"float8_e4m3fn": 2, "float32": 1}).is_mostly("float8")
+    assert not KernelTypes({"float32": 3}).is_mostly("float16")
 
 
 def test_scores_are_the_mean_iou_of_answers_that_numpy_rounds_node_by_node(network, rows, tmp_path):

@@ -30,7 +30,7 @@ from workbench.measure.rows import load_rows
 from workbench.measure.sweep import grid, sweep
 from workbench.precision.calibration import Calibration, calibrate
 from workbench.precision.convert import to_precision
-from workbench.precision.rounding import Arithmetic
+from workbench.precision.rounding import KernelTypes
 from workbench.precision.spec import PrecisionSpec
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 
@@ -383,14 +383,14 @@ def test_a_network_that_overflows_fails_with_the_count_of_bad_answers(tmp_path, 
 
 
 def test_int8_kernels_make_a_row_real_and_give_it_a_time(network, monkeypatch, here):
-    monkeypatch.setattr(point_child, "profile_types", lambda *a, **k: Arithmetic({"int8": 2}))
+    monkeypatch.setattr(point_child, "profile_types", lambda *a, **k: KernelTypes({"int8": 2}))
     rows = quick(network, scenes(1), precision=("fp16", "int8"))
     assert rows["int8"].real and rows["int8"].latency_ms is not None
     assert not rows["fp16"].real  # the same profile shows no float16
 
 
 def test_some_int8_kernels_are_named_in_a_simulated_row(network, monkeypatch, here):
-    monkeypatch.setattr(point_child, "profile_types", lambda *a, **k: Arithmetic({"int8": 1, "float32": 2}))
+    monkeypatch.setattr(point_child, "profile_types", lambda *a, **k: KernelTypes({"int8": 1, "float32": 2}))
     rows = quick(network, scenes(1), precision=("int8",))
     assert rows["int8"].arithmetic == "int8 in 1 of 3 heavy layers, else float32 between Q/DQ pairs"
 

@@ -27,7 +27,7 @@ WEIGHTED = OPERATORS[:4]
 DEFAULTS = {"int8": WEIGHTED, "fp8": ("Conv", "Gemm", "MatMul")}
 """What is quantised where nothing else is asked for: the operators that take nearly all of the time. NVIDIA's Model
 Optimizer quantises no ConvTranspose to float8 either."""
-BACKENDS = ("onnxruntime", "modelopt")
+QUANTISERS = ("onnxruntime", "modelopt")
 QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
 OPSETS = {"int8": 13, "fp8": 19}  # the first whose QuantizeLinear knows one scale for each channel, and float8
 IR_VERSIONS = {"int8": 7, "fp8": 9}
@@ -135,8 +135,8 @@ def _check_arguments(operators: Names | None, backend: str) -> None:
         raise InputError(f"got operators={operators!r}, expected a list such as [{operators!r}]")
     if unknown := [name for name in operators or () if name not in OPERATORS]:
         raise InputError(f"got the operator {unknown[0]!r}, expected some of {', '.join(OPERATORS)}")
-    if backend not in BACKENDS:
-        raise InputError(f"got backend={backend!r}, expected one of {', '.join(BACKENDS)}")
+    if backend not in QUANTISERS:
+        raise InputError(f"got backend={backend!r}, expected one of {', '.join(QUANTISERS)}")
 
 
 def _refuse(network: onnx.ModelProto, file: str) -> None:

@@ -241,7 +241,7 @@ def _widened(array: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class KernelTypes:
     """The types in which the heavy layers of a network were computed."""
 
     types: Mapping[str, int]  # how many layers in each type, such as `{"float16": 20, "float32": 1}`
@@ -254,7 +254,7 @@ class Arithmetic:
     def to_text(self, dtype: str) -> str:
         """Say in how many layers a type computed.
 
-        >>> Arithmetic({"int8": 14, "float32": 7}).to_text("int8")
+        >>> KernelTypes({"int8": 14, "float32": 7}).to_text("int8")
         'int8 in 14 of 21 heavy layers'
         """
         total, kind = sum(self.types.values()), "heavy layers" if self.heavy else "layers"
@@ -265,7 +265,7 @@ class Arithmetic:
         return sum(number for name, number in self.types.items() if name.startswith(dtype))
 
 
-def profile_types(path: str | os.PathLike[str], feed: Mapping[str, np.ndarray], *, device: str = "cpu") -> Arithmetic:
+def profile_types(path: str | os.PathLike[str], feed: Mapping[str, np.ndarray], *, device: str = "cpu") -> KernelTypes:
     """Run a network once under ONNX Runtime's profiler, on `"cpu"` or `"cuda"`: the types its layers computed in."""
     if device == "cuda":
         prepare_cuda(require_backend("onnxruntime", "dev"))
@@ -276,7 +276,7 @@ def profile_types(path: str | os.PathLike[str], feed: Mapping[str, np.ndarray], 
     layers = list(_kernels(events))
     heavy = [dtype for operator, dtype in layers if any(word in operator for word in _HEAVY)]
     rest = [dtype for operator, dtype in layers if not operator.startswith(_BETWEEN)]
-    return Arithmetic(Counter(heavy or rest), bool(heavy))
+    return KernelTypes(Counter(heavy or rest), bool(heavy))
 
 
 def _kernels(events: Iterable[dict[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -23,7 +23,7 @@ from workbench.precision.observing import Feeds, checked_feeds
 from workbench.precision.ranges import measure_ranges
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # they hold nearly all the weights and the work
-PRECISIONS = ("int8", "fp16", "bf16")
+ROUNDED = ("int8", "fp16", "bf16")
 INT8_LARGEST = 127
 HEADINGS = ("layer", "operator", "error of the answers, this layer alone rounded")
 
@@ -120,8 +120,8 @@ def sensitivity(
         ModelError: not a valid ONNX model, or one that ONNX Runtime does not run.
         ExportError: a network of more than 2 GB.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"got precision={precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if precision not in ROUNDED:
+        raise InputError(f"got precision={precision!r}, expected one of {', '.join(ROUNDED)}")
     samples = [feed for _, feed in checked_feeds(source, feeds, "read samples", progress=False)]
     peaks: dict[str, float] = {}
     if precision == "int8" and calibration is not None:
