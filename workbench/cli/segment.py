@@ -118,8 +118,8 @@ def _network(weights: Path, backend: str, stack: contextlib.ExitStack, progress:
 
         keras_to_onnx(fcn_vgg16.demonstration_model(keras, STREET_SIZE, weights), path, progress=progress)
 
-    name = f"fcn_vgg16-{content_digest(weights)}-{STREET_SIZE[0]}x{STREET_SIZE[1]}"
-    return stack.enter_context(cached(name, convert))
+    key = f"{content_digest(weights)}-{STREET_SIZE[0]}-{STREET_SIZE[1]}"
+    return stack.enter_context(cached("fcn_vgg16", key, convert))
 
 
 def segment_image(

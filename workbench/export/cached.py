@@ -29,8 +29,8 @@ def as_onnx(source: Any, *, spatial: tuple[int, int] | None = None, progress: bo
 
     make = functools.partial(convert, source, spatial=spatial, progress=progress)
     if named and Path(source).exists():
-        size = "x".join(map(str, spatial)) if spatial else "own size"
-        with cached(f"{Path(source).stem}-{content_digest(Path(source))}-{size}", make) as path:
+        key = "-".join([content_digest(Path(source)), *map(str, spatial or ())])
+        with cached(Path(source).stem, key, make) as path:
             yield path
     else:
         with tempfile.TemporaryDirectory(prefix="workbench-onnx-") as folder:
@@ -40,14 +40,14 @@ def as_onnx(source: Any, *, spatial: tuple[int, int] | None = None, progress: bo
 
 
 @contextlib.contextmanager
-def cached(name: str, make: Callable[[Path], object]) -> Iterator[Path]:
-    """Yield a network of the cache; it is made there first, or, where there can be no cache, for the block alone."""
+def cached(name: str, key: str, make: Callable[[Path], object]) -> Iterator[Path]:
+    """Yield `name`.onnx of the cache; it is made there first, or, where there can be no cache, for the block alone."""
     with tempfile.TemporaryDirectory(prefix="workbench-onnx-") as spare:
         try:
-            folder = make_folder(cache_folder().with_name("networks"))
+            folder = make_folder(cache_folder().with_name("networks") / f"{key}-{__version__}")
         except OutputError:
             folder = Path(spare)
-        path = folder / f"{name}-{__version__}.onnx"
+        path = folder / f"{name}.onnx"
         if not path.is_file():
             make(path)
         yield path
