@@ -6,6 +6,7 @@ import numpy as np
 from networks import random_input
 from onnx import helper
 from onnx_networks import save_network
+from PIL import Image
 
 from workbench.measure.point_child import carry_out
 from workbench.measure.sweep import sweep
@@ -60,3 +61,19 @@ def quick(path, feeds=None, **options):
     """A sweep with one timed call, without a bar; the reference and every precision unless others are named."""
     options = {"precision": ("fp32", "tf32", "fp16", "bf16", "int8", "fp8"), "runs": 1, "progress": False} | options
     return sweep(path, feeds=feeds, **options)
+
+
+def save_picture(path, array):
+    Image.fromarray(array).save(path)
+
+
+def save_folders(tmp_path):
+    """Three pictures and their label maps."""
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    random = np.random.default_rng(0)
+    for k in range(3):
+        save_picture(images / f"{k}.jpg", random.integers(0, 256, (*SIZE, 3), np.uint8))
+        save_picture(labels / f"{k}.png", random.integers(0, CLASSES, SIZE).astype(np.uint8))
+    return images, labels

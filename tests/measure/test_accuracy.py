@@ -7,8 +7,19 @@ import pytest
 from networks import random_input
 from onnx import TensorProto, helper
 from onnx_networks import save_network, save_picture_network
-from PIL import Image
-from sweep_checks import CLASSES, LARGE, SIZE, answer, quick, run_here, save_segmenter, scenes, truths
+from sweep_checks import (
+    CLASSES,
+    LARGE,
+    SIZE,
+    answer,
+    quick,
+    run_here,
+    save_folders,
+    save_picture,
+    save_segmenter,
+    scenes,
+    truths,
+)
 
 import workbench.measure.sweep as engine
 from workbench.core.errors import ImageError, InputError
@@ -39,21 +50,9 @@ def rows(network):
         return quick(network, feeds, labels=truths(network, feeds))
 
 
-def save_picture(path, array):
-    Image.fromarray(array).save(path)
-
-
 @pytest.fixture
 def folders(tmp_path):
-    """Three pictures and their label maps."""
-    images, labels = tmp_path / "images", tmp_path / "labels"
-    images.mkdir()
-    labels.mkdir()
-    random = np.random.default_rng(0)
-    for k in range(3):
-        save_picture(images / f"{k}.jpg", random.integers(0, 256, (*SIZE, 3), np.uint8))
-        save_picture(labels / f"{k}.png", random.integers(0, CLASSES, SIZE).astype(np.uint8))
-    return images, labels
+    return save_folders(tmp_path)
 
 
 def overflowing(folder):

@@ -14,8 +14,17 @@ import onnx
 import pytest
 from onnx import helper
 from onnx_networks import save_identity_network, save_mixed_network, save_network, save_picture_network
-from PIL import Image
-from sweep_checks import CLASSES, LARGE, SIZE, quick, run_here, save_segmenter, scenes, truths
+from sweep_checks import (
+    LARGE,
+    SIZE,
+    quick,
+    run_here,
+    save_folders,
+    save_picture,
+    save_segmenter,
+    scenes,
+    truths,
+)
 
 import workbench.measure.sweep as engine
 from workbench.cli import main as cli
@@ -395,21 +404,9 @@ def test_some_int8_kernels_are_named_in_a_simulated_row(network, monkeypatch, he
     assert rows["int8"].arithmetic == "int8 in 1 of 3 heavy layers, else float32 between Q/DQ pairs"
 
 
-def save_picture(path, array):
-    Image.fromarray(array).save(path)
-
-
 @pytest.fixture
 def folders(tmp_path):
-    """Three pictures and their label maps."""
-    images, labels = tmp_path / "images", tmp_path / "labels"
-    images.mkdir()
-    labels.mkdir()
-    random = np.random.default_rng(0)
-    for k in range(3):
-        save_picture(images / f"{k}.jpg", random.integers(0, 256, (*SIZE, 3), np.uint8))
-        save_picture(labels / f"{k}.png", random.integers(0, CLASSES, SIZE).astype(np.uint8))
-    return images, labels
+    return save_folders(tmp_path)
 
 
 def test_calibration_images_of_one_colour_are_refused(network, tmp_path, here):

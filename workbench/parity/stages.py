@@ -103,26 +103,29 @@ def _make_stages(model: Any, folder: Path, spatial: tuple[int, int] | None, prog
         return made[-1][1]
 
     with bar:
-        raw: Any = None
-        if backend == "onnxruntime":
-            raw = Path(model)
-            made.append((Stage("ONNX"), raw))
-        elif backend == "torch":
-            program = open_model(model)
-            made.append((Stage("PyTorch"), program))
-            raw = add("raw ONNX", lambda: torch_to_onnx(program, None, folder / "raw.onnx", progress=False).path)
-        else:
-            opened = open_model(model)
-            _refuse_open_sizes(opened, spatial)
-            is_graph = isinstance(opened, FrozenGraph)
-            made.append((Stage("TensorFlow graph" if is_graph else "Keras"), opened))
-            frozen = opened if is_graph else add("frozen graph", lambda: freeze_model(opened, spatial=spatial))
-            if frozen is not None:
-                raw = add("raw ONNX", lambda: frozen_to_onnx(frozen, folder / "raw.onnx"))
+        raw = _make_raw(model, backend, folder, spatial, made, add)
         if raw is not None:
             fixed = add("fixed ONNX", lambda: _fix(raw, folder / "fixed.onnx", progress), optional=True)
             add("engine", lambda: _build(fixed or raw, folder / "engine.plan"))
     return made
+
+
+def _make_raw(
+    model: Any, backend: str, folder: Path, spatial: tuple[int, int] | None, made: Made, add: Callable[..., Any]
+) -> Any:
+    """Open the first stage and go on to the ONNX file as its exporter writes it; None where there is none."""
+    if backend == "onnxruntime":
+        made.append((Stage("ONNX"), Path(model)))
+        return Path(model)
+    opened = open_model(model)
+    if backend == "torch":
+        made.append((Stage("PyTorch"), opened))
+        return add("raw ONNX", lambda: torch_to_onnx(opened, None, folder / "raw.onnx", progress=False).path)
+    _refuse_open_sizes(opened, spatial)
+    is_graph = isinstance(opened, FrozenGraph)
+    made.append((Stage("TensorFlow graph" if is_graph else "Keras"), opened))
+    frozen = opened if is_graph else add("frozen graph", lambda: freeze_model(opened, spatial=spatial))
+    return None if frozen is None else add("raw ONNX", lambda: frozen_to_onnx(frozen, folder / "raw.onnx"))
 
 
 def _attempt(name: str, make: Callable[[], Any], optional: bool) -> tuple[Stage, Any]:
