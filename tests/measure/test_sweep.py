@@ -32,6 +32,7 @@ from workbench.core.contract import RunnerInfo
 from workbench.core.driver import Driver, probe_driver
 from workbench.core.errors import EngineBuildError, InputError, ModelError
 from workbench.engine import tensorrt_api
+from workbench.export import conversion
 from workbench.measure import backends, point_child, points
 from workbench.measure.figures import precision_figure
 from workbench.measure.points import network_digest
@@ -642,13 +643,18 @@ def test_verify_precision_all_runs_on_built_in_pictures(network, no_builder, her
 
 
 def test_verify_precision_converts_what_is_no_onnx_file(network, tmp_path, no_builder, here, monkeypatch, capsys):
-    monkeypatch.setattr(points, "convert_to_onnx", lambda model, path, **options: shutil.copy(network, path))
+    calls = []
+    real = lambda model, path, **options: calls.append(model) or shutil.copy(network, path)  # noqa: E731
+    monkeypatch.setattr(conversion, "convert", real)
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
     (tmp_path / "small.keras").write_text("a model")
     kept = tmp_path / "kept"
     options = ("--precision", "fp16", "--max-miou-drop", "1", "--keep-files", kept)
     status, out, _ = run(capsys, "verify", tmp_path / "small.keras", *options)
     assert status == 0, out
     assert {"small.onnx", "small_fp16.onnx"} <= {path.name for path in kept.iterdir()}
+    assert run(capsys, "sweep", tmp_path / "small.keras")[0] == 0
+    assert len(calls) == 1  # the second command found it in the cache
 
 
 def test_verify_precision_judges_a_network_that_fixes_its_batch(tmp_path, no_builder, here, capsys):

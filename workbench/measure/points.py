@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ import numpy as np
 
 from workbench.core.contract import TensorSpec
 from workbench.core.errors import InputError, WorkbenchError
+from workbench.core.files import make_folder
 from workbench.core.report import count
-from workbench.export.conversion import convert as convert_to_onnx
+from workbench.export.cached import as_onnx
 from workbench.measure.accuracy import Pictures
 from workbench.measure.backends import find_builder, find_engines
 from workbench.onnx_graph.file import check, external_files, read
@@ -209,8 +211,13 @@ def _open(source: Any, size: tuple[int, int] | None, out: Path) -> tuple[Path, A
         from workbench.models import fcn_vgg16
 
         model = fcn_vgg16.demonstration_model(load_keras(), size)
-    convert_to_onnx(model, out, spatial=size, progress=False)
-    return out, model
+    with as_onnx(model, spatial=size, progress=False) as path:
+        data = external_files(path)
+        target = make_folder(out.with_suffix("")) / path.name if data else out
+        shutil.copyfile(path, target)
+        for file in data:
+            shutil.copyfile(file, target.with_name(file.name))
+    return target, model
 
 
 def _sized(spec: TensorSpec, size: tuple[int, int] | None) -> tuple[int | None, ...]:
