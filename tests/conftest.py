@@ -1,6 +1,9 @@
 """Settings that every test shares."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 from hypothesis import settings
 
@@ -19,6 +22,11 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # segmentation_models reads them when it is imported, after TensorFlow; Keras 3 does not look at them.
 os.environ.update(TF_USE_LEGACY_KERAS="1", SM_FRAMEWORK="tf.keras")
+
+# What tests build and convert on the way stays out of the reader's own cache.
+if "WORKBENCH_CACHE" not in os.environ:
+    os.environ["WORKBENCH_CACHE"] = tempfile.mkdtemp(prefix="workbench-tests-")
+    atexit.register(shutil.rmtree, os.environ["WORKBENCH_CACHE"], ignore_errors=True)
 
 # No deadline: a busy machine is not a failure. In CI the examples are the same in every run.
 settings.register_profile("workbench", deadline=None, derandomize="CI" in os.environ)
