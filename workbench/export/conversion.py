@@ -156,9 +156,7 @@ def _check_answers(model: Any, path: PathLike, feeds: Iterable[tuple[str, Feed]]
         try:
             candidate = open_runner(path)
         except ModelError as error:
-            raise ExportError(
-                f"{path} was written, but does not load: {error}; the network cannot be used so"
-            ) from error
+            raise ExportError(f"{path} was written, but cannot be used: {error}") from error
         with candidate:
             specs = shared_specs(reference, candidate)
             try:
