@@ -11,6 +11,7 @@ from workbench.core.errors import ExportError
 from workbench.core.files import atomic_path
 from workbench.core.packages import load_tensorflow, require_backend
 from workbench.core.process import NO_GPU, Child, move_bar, temporary_folder
+from workbench.export.graph_rewrites import rewrite
 from workbench.models.freezing import FrozenGraph
 
 CHILD = "workbench.export.tf2onnx_child"
@@ -56,6 +57,7 @@ class Tf2onnxProcess(Child):
             files = {"graph": str(graph), "weights": str(binary), "index": write_weights(weights, binary)}
             del graph_def, weights  # the child has them
             order = {"inputs": frozen.inputs, "outputs": frozen.outputs, "opset": opset, "folded": folded}
+            order |= {"layer_of": frozen.layer_of}
             self.run({**files, **order, "onnx": str(result)}, move_bar(bar))
             data = result.with_name(f"{result.name}.data")
             if data.exists():
@@ -79,7 +81,7 @@ def prepare(frozen: FrozenGraph) -> tuple[Any, dict[str, bytes], bool]:
         graph_def = fold_constants(frozen, graph_def)
     except (ImportError, AttributeError):
         folded = False  # the child says that it takes the slower way
-    _replace_erfc(graph_def)
+    rewrite(graph_def, frozen.layer_of)
     join_weights(graph_def, dict.fromkeys(weights, b""))
     return graph_def, weights, folded
 
@@ -135,20 +137,6 @@ def fold_constants(frozen: FrozenGraph, graph_def: Any) -> Any:
     ends = [f"{name}:0" for name in (*frozen.inputs, *frozen.outputs)]
     meta_graph.collection_def["train_op"].node_list.value.extend(ends)
     return optimizer.OptimizeGraph(config, meta_graph, verbose=False)
-
-
-def _replace_erfc(graph_def: Any) -> None:
-    """Write Erfc(x), which the exact GELU of Keras holds and ONNX does not have, as 1 - Erf(x)."""
-    tf = load_tensorflow()
-    for node in [node for node in graph_def.node if node.op == "Erfc"]:
-        dtype = node.attr["T"].type
-        one = graph_def.node.add(name=f"{node.name}/one", op="Const")
-        one.attr["dtype"].type = dtype
-        one.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(1, dtype))
-        erf = graph_def.node.add(name=f"{node.name}/erf", op="Erf", input=node.input)
-        erf.attr["T"].type = dtype
-        node.op = "Sub"
-        node.input[:] = [one.name, erf.name]
 
 
 def write_weights(weights: dict[str, bytes], path: Path) -> Index:
