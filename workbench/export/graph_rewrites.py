@@ -88,12 +88,16 @@ def _read_numbers(graph_def: Any, nodes: list[Any], layer_of: Mapping[str, str])
     config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
     with tf.Graph().as_default() as graph, tf.compat.v1.Session(config=config) as session:
         tf.import_graph_def(graph_def, name="")
+        sources = [operation for operation in graph.get_operations() if operation.type == "Shape"]
+        shapes = {source.outputs[0]: source.inputs[0].shape for source in sources}
+        # nothing else is fed, so what depends on more than shapes cannot be computed
+        feed = {
+            output: [1, *shape[1:]] for output, shape in shapes.items() if shape.rank and shape[1:].is_fully_defined()
+        }
         for node in nodes:
             picture, *others = graph.get_operation_by_name(node.name).inputs
             try:
-                shape = [int(side) for side in picture.shape[1:]]
-                empty = np.zeros((1, *shape), picture.dtype.as_numpy_dtype)
-                found.append((shape, session.run(list(others), {picture: empty})))
+                found.append(([int(side) for side in picture.shape[1:]], session.run(list(others), feed)))
             except (TypeError, ValueError, tf.errors.OpError) as error:
                 raise ExportError(
                     f"{node_place(node.name, layer_of)} resizes ({node.op}) from or to a size that is not fixed, which "
