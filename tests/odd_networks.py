@@ -52,6 +52,16 @@ def mixed(name, last="float32"):
         return randomise(keras.Model(image, layers.Dense(5, dtype=last)(x)))
 
 
+def mixed_upsampling(name):
+    """What TensorFlow computes in float32 inside of a mixed policy: resizes, a softmax and the cells of loops."""
+    with policy(name):
+        image = keras.Input((6, 8, 3))
+        x = layers.UpSampling2D(2, interpolation="bilinear")(layers.Conv2D(4, 3, activation="gelu")(image))
+        x = layers.Resizing(5, 7, interpolation="area")(layers.LayerNormalization()(x))
+        x = layers.GRU(5)(layers.LSTM(4, return_sequences=True)(layers.Reshape((-1, 4))(x)))
+        return randomise(keras.Model(image, layers.Dense(6, activation="softmax", dtype="float32")(x)))
+
+
 def quantised(kind="int8"):
     """Dense layers on rows of numbers, quantised by Keras."""
     rows = keras.Input((6, 16))

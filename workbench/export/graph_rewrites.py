@@ -17,7 +17,47 @@ def rewrite(graph_def: Any, layer_of: Mapping[str, str]) -> None:
     """Do all of them; ExportError names the Keras layer, of `layer_of`, whose resize depends on more than is known."""
     _replace_erfc(graph_def)
     _replace_sign_bit(graph_def)
+    _resize_in_float32(graph_def)
     _replace_resizes(graph_def, layer_of)
+
+
+def widen_bfloat16(graph_def: Any) -> Any:
+    """Return a graph that computes in float32 what this one does in bfloat16, which ONNX Runtime has not on a CPU.
+
+    Weights are rounded to bfloat16, but for those of a cell in a loop; a graph without bfloat16 is returned as it is.
+    """
+    tf = load_tensorflow()
+    narrow, wide = tf.bfloat16.as_datatype_enum, tf.float32.as_datatype_enum
+    new = type(graph_def)()
+    new.CopyFrom(graph_def)
+    constants = {node.name: node.attr["value"].tensor for node in new.node if node.op == "Const"}
+    functions, found = new.library.function, False
+    for node in (*new.node, *(node for function in functions for node in function.node_def)):
+        if node.op == "Cast" and node.attr["DstT"].type == narrow and node.input[0] in constants:
+            _fill(node, tf.cast(tf.make_ndarray(constants[node.input[0]]), tf.bfloat16).numpy())
+        for value in node.attr.values():
+            found |= narrow in (value.type, value.tensor.dtype, *value.list.type)
+            if value.type == narrow:
+                value.type = wide
+            if value.tensor.dtype == narrow:
+                value.tensor.CopyFrom(tf.make_tensor_proto(tf.make_ndarray(value.tensor).astype(np.float32)))
+            if narrow in value.list.type:
+                value.list.type[:] = [wide if kind == narrow else kind for kind in value.list.type]
+    for end in (
+        end for function in functions for end in (*function.signature.input_arg, *function.signature.output_arg)
+    ):
+        end.type = wide if end.type == narrow else end.type
+    return new if found else graph_def
+
+
+def _fill(node: Any, value: Any) -> None:
+    """Turn a node into a constant, in place."""
+    tf = load_tensorflow()
+    node.op = "Const"
+    del node.input[:]
+    node.attr.clear()
+    node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
 
 
 def _replace_erfc(graph_def: Any) -> None:
@@ -51,6 +91,17 @@ def _replace_sign_bit(graph_def: Any) -> None:
 def _constant(node: Any) -> Any:
     known = node is not None and node.op == "Const"
     return load_tensorflow().make_ndarray(node.attr["value"].tensor) if known else None
+
+
+def _resize_in_float32(graph_def: Any) -> None:
+    """Put a Cast before each resize of another type: TensorFlow gives float32, where ONNX gives what was given."""
+    tf = load_tensorflow()
+    for node in [node for node in graph_def.node if node.op in ("ResizeBilinear", "ResizeBicubic")]:
+        if node.attr["T"].type != tf.float32.as_datatype_enum:
+            cast = graph_def.node.add(name=f"{node.name}/float32", op="Cast", input=node.input[:1])
+            cast.attr["SrcT"].type = node.attr["T"].type
+            cast.attr["DstT"].type = node.attr["T"].type = tf.float32.as_datatype_enum
+            node.input[0] = cast.name
 
 
 def _replace_resizes(graph_def: Any, layer_of: Mapping[str, str]) -> None:

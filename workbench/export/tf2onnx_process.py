@@ -4,6 +4,7 @@ import importlib.util
 import mmap
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from workbench.core.errors import ExportError
 from workbench.core.files import atomic_path
 from workbench.core.packages import load_tensorflow, require_backend
 from workbench.core.process import NO_GPU, Child, move_bar, temporary_folder
-from workbench.export.graph_rewrites import rewrite
+from workbench.export.graph_rewrites import rewrite, widen_bfloat16
 from workbench.models.freezing import FrozenGraph
 
 CHILD = "workbench.export.tf2onnx_child"
@@ -19,6 +20,10 @@ STEPS = 3
 LARGE_GRAPH_BYTES = 1 << 30
 _LARGE_WEIGHT_BYTES = 16 << 20
 _SMALL_WEIGHT_BYTES = 1 << 16
+_WIDENED = (
+    "the network computes in bfloat16, which ONNX Runtime does not on a CPU: the ONNX file has its weights, rounded to "
+    "bfloat16, and computes in float32; precision='bf16' (--precision bf16) builds an engine that computes in bfloat16"
+)
 
 # glibc gives each freed weight back to the system and fetches it again; it reads these only when it starts.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
@@ -71,7 +76,10 @@ def prepare(frozen: FrozenGraph) -> tuple[Any, dict[str, bytes], bool]:
 
     With it come their contents by node name, and whether TensorFlow's graph optimiser was there to fold it.
     """
-    graph_def, weights = split_weights(frozen.graph_def)
+    graph_def = widen_bfloat16(frozen.graph_def)
+    if graph_def is not frozen.graph_def:
+        warnings.warn(_WIDENED, stacklevel=4)
+    graph_def, weights = split_weights(graph_def)
     functions = graph_def.library.function
     for part in (*graph_def.node, *functions, *(node for function in functions for node in function.node_def)):
         # TensorFlow never takes apart what Keras compiled with XLA, such as its grouped convolutions
