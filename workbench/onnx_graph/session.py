@@ -80,8 +80,8 @@ def run_session(session: Any, feed: Mapping[str, Any], purpose: str = "run the n
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         doubtful = [name for name, array in feed.items() if array.dtype.kind not in "fb"] or list(feed)
         raise ModelError(
-            f"ONNX Runtime cannot {purpose}: {first_line(error)}; if {' or '.join(doubtful)} should hold other numbers, "
-            "give them with --feeds FILE.npz (feeds= in Python), else mend the network"
+            f"ONNX Runtime cannot {purpose}: {first_line(error)}; if it is for the numbers in {' or '.join(doubtful)}, "
+            "give others with --feeds FILE.npz (feeds= in Python), else mend the network"
         ) from error
 
 

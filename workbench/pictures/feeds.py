@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.core.contract import TensorSpec
-from workbench.core.errors import InputError
+from workbench.core.errors import InputError, first_line
 from workbench.core.files import data_file
 from workbench.pictures.images import (
     IMAGENET_MEAN_BGR,
@@ -23,6 +23,8 @@ SCENES = ("scene_1000025", "scene_1000014")
 """Two of the scenes in `data/street_scenes`: one in the sun, one at dusk."""
 
 RANDOM_FEEDS, OPEN_SIZE = 4, 16
+_NUMBERS = np.typecodes["Float"] + np.typecodes["AllInteger"] + "?"  # no complex numbers, nor what only ml_dtypes has
+_HOW_TO_WRITE = "write one for each feed, with np.savez(path, **{input name: array})"
 
 Feed = dict[str, np.ndarray]
 Known = np.ndarray | int
@@ -77,6 +79,36 @@ def make_feeds(
         )
 
 
+def read_feeds(path: str | os.PathLike[str]) -> list[tuple[str, Feed]]:
+    """Read a feed from an .npz file, or one from each .npz file of a folder, in the order of their names.
+
+    Args:
+        path: the file or folder; `np.savez(path, **{name: array})` writes a file, with a name for each input.
+    Returns:
+        (name of the file without .npz, feed) pairs; the arrays are whole inputs, batch included.
+    Raises:
+        InputError: there is no such file, or none in the folder, or it holds something else than arrays.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"got the folder {path} without any .npz file; {_HOW_TO_WRITE}")
+    return [(file.stem, load_arrays(file)) for file in files]
+
+
+def load_arrays(path: str | os.PathLike[str]) -> Feed:
+    """Read the arrays of an .npz file by name, text as objects; InputError where it is none, or holds pickled code."""
+    try:
+        with np.load(path) as loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+        return {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; give an .npz file, or a folder of them") from error
+    except Exception as error:  # NumPy, zip and zlib have one each for what may be wrong with a file
+        reason = first_line(error)
+        raise InputError(f"{path} is not an .npz file of plain arrays ({reason}); {_HOW_TO_WRITE}") from error
+
+
 def channel_axis(spec: TensorSpec) -> int | None:
     """Return the axis of the three colours of a picture input, or None when it takes no picture."""
     if len(spec.shape) != 4 or not spec.dtype.startswith(("float", "uint8")):
@@ -118,16 +150,15 @@ def random_feed(
 def _random_array(spec: TensorSpec, generator: np.random.Generator, known: Known | None) -> np.ndarray:
     if isinstance(known, np.ndarray):
         return known
+    if np.dtype(spec.dtype).char not in _NUMBERS:
+        raise InputError(
+            f"{spec.name} takes {spec.dtype}, for which no test input can be made; give some with --feeds FILE.npz "
+            "(feeds= in Python), or let the network take float32"
+        )
     shape = tuple((1 if axis == 0 else OPEN_SIZE) if size is None else size for axis, size in enumerate(spec.shape))
-    dtype = np.dtype(spec.dtype)
-    if np.issubdtype(dtype, np.floating) and known is None:
-        return generator.standard_normal(shape).astype(dtype)
-    if np.issubdtype(dtype, np.number) or dtype == bool:
-        return generator.integers(0, known or 2, shape).astype(dtype)
-    raise InputError(
-        f"{spec.name} takes {spec.dtype}, for which no test input can be made; give some with --feeds FILE.npz (feeds= in "
-        "Python), or let the network take float32"
-    )
+    if spec.dtype.startswith("float") and known is None:
+        return generator.standard_normal(shape).astype(spec.dtype)
+    return generator.integers(0, known or 2, shape).astype(spec.dtype)
 
 
 def _pictures(folder: str | os.PathLike[str] | None) -> Iterator[tuple[str, np.ndarray]]:
