@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from workbench.cli.options import SOURCES, add_images, add_spatial, spatial_of
+from workbench.cli.options import SOURCES, add_images, add_spatial, feeds_of, spatial_of
 
 DESCRIPTION = """Build a TensorRT engine: a plan, and a manifest that says where it may be loaded. What is not ONNX is
 converted on the way, once."""
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fp32 (without TF32), tf32, fp16, bf16, int8 or fp8; a float32 file is converted (default: fp32)",
     )
     parser.add_argument(
-        "--calibration", type=Path, metavar="FILE", help="for int8 and fp8; written if --images is given"
+        "--calibration", type=Path, metavar="FILE", help="for int8 and fp8; written if --images or --feeds is given"
     )
     add_images(parser, "calibrate on them; with fp16, find what overflows")
     parser.add_argument("--keep-nodes", nargs="+", default=[], metavar="NODE", help="nodes that stay float32")
@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
             precision=options.precision,
             calibration=options.calibration,
             images=options.images,
+            feeds=feeds_of(options),
             preprocess=options.preprocess,
             keep=options.keep_nodes,
             workspace_bytes=options.workspace_mib << 20,

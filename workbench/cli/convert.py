@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from workbench.cli.options import SOURCES, add_spatial, spatial_of
+from workbench.cli.options import SOURCES, add_feeds, add_spatial, feeds_of, spatial_of
 
 DESCRIPTION = "Convert a network to ONNX: batch dynamic, height and width fixed. An ONNX file is checked and mended."
 
@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tf2onnx, or keras2onnx: the original tutorial's, for tf_keras models (default: tf2onnx)",
     )
     parser.add_argument("--opset", type=int, help="ONNX operator set (default: 17; 15 with keras2onnx)")
+    add_feeds(parser)
+    parser.add_argument("--no-check", dest="check", action="store_false", help="do not run what was written")
     parser.add_argument("--pb", type=Path, help="also keep the frozen TensorFlow graph in this file")
 
 
@@ -38,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
             outputs=options.outputs,
             opset=options.opset,
             pb_path=options.pb,
+            feeds=feeds_of(options),
+            check=options.check,
         )
     )
     return 0

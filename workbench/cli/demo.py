@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
+from workbench.cli.options import exit_status
 from workbench.core.compare import ParityReport
 from workbench.core.contract import Runner, RunnerInfo
 from workbench.core.drawing import Panel, save_figure
@@ -176,4 +177,4 @@ def run(options: argparse.Namespace) -> int:
     for name, report in result.reports.items():
         print(f"\n{name}: {report.to_text()}")
     print("\nwritten:", *result.files, sep="\n  ")
-    return 0 if result.passed else 1
+    return exit_status(*(report.status for report in result.reports.values()))

@@ -24,8 +24,9 @@ COMMANDS = {
 """Each is a module of this folder: `DESCRIPTION`, `add_arguments(parser)`, and `run(options)` to the status."""
 
 _EPILOG = """exit status: 0 all is well; 1 the answers differ, an image was skipped (segment), no point was measured
-(sweep), or something needed is missing (doctor); 2 bad input or a missing package; 130 interrupted. Errors are one
-sentence; --debug adds the traceback."""
+(sweep), or something needed is missing (doctor); 2 bad input or a missing package; 3 the answers agree, but these
+inputs could not have shown a fault (INCONCLUSIVE); 130 interrupted. Errors are one sentence; --debug adds the
+traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +73,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         if name == chosen:
             module = importlib.import_module(f"workbench.cli.{name}")
-            command.description = module.DESCRIPTION
+            command.description, command.epilog = module.DESCRIPTION, _EPILOG
             module.add_arguments(command)
             command.add_argument("--debug", action="store_true", help="show the traceback of an error")
             command.set_defaults(run=module.run)

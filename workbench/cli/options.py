@@ -2,6 +2,10 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workbench.pictures.feeds import Feed
 
 PREPROCESSINGS = ("unit", "raw", "cityscapes", "imagenet")  # of workbench.pictures.feeds, which is slow to import
 
@@ -11,15 +15,40 @@ SOURCES = (
 """What every command takes as a network."""
 
 
+def exit_status(*verdicts: str) -> int:
+    """That of a command whose reports have these statuses: 0 pass, 1 where one fails, else 3 for inconclusive."""
+    return 1 if "fail" in verdicts else 3 if "inconclusive" in verdicts else 0
+
+
 def add_images(parser: argparse.ArgumentParser, use: str) -> None:
-    """`--images DIR` and `--preprocess`."""
-    parser.add_argument("--images", type=Path, metavar="DIR", help=use)
+    """`--images DIR` or `--feeds FILE`, and `--preprocess`."""
+    inputs = parser.add_mutually_exclusive_group()
+    inputs.add_argument("--images", type=Path, metavar="DIR", help=use)
+    add_feeds(inputs)
     parser.add_argument(
         "--preprocess",
         choices=PREPROCESSINGS,
         default="unit",
         help="pictures to inputs: -1..1, 0..255, minus Cityscapes' mean, or ResNet-50's BGR (default: unit)",
     )
+
+
+def add_feeds(parser: "argparse._ActionsContainer") -> None:
+    """`--feeds FILE`."""
+    parser.add_argument(
+        "--feeds",
+        type=Path,
+        metavar="FILE",
+        help="your own inputs instead of made-up ones: an .npz file with an array for each input, by its name, as "
+        "np.savez writes it; or a folder of such files, one feed each",
+    )
+
+
+def feeds_of(options: argparse.Namespace) -> "list[tuple[str, Feed]] | None":
+    """What is in the files of `--feeds`."""
+    from workbench.pictures.feeds import read_feeds
+
+    return read_feeds(options.feeds) if options.feeds else None
 
 
 def add_spatial(parser: argparse.ArgumentParser) -> None:

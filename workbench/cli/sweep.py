@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.options import SOURCES, add_images
+from workbench.cli.options import SOURCES, add_images, feeds_of
 
 if TYPE_CHECKING:
     from workbench.measure.rows import Rows
@@ -88,6 +88,7 @@ def measure(options: argparse.Namespace, *, precision: list[str], **more: Any) -
         options.model,
         precision=PRECISIONS if "all" in precision else precision,
         images=options.images,
+        feeds=feeds_of(options),
         preprocess=options.preprocess,
         labels=options.labels,
         calibration=options.calibration,

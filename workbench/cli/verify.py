@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from workbench.cli import sweep
-from workbench.cli.options import SOURCES, add_images, add_spatial, spatial_of
+from workbench.cli.options import SOURCES, add_images, add_spatial, exit_status, feeds_of, spatial_of
 from workbench.core.errors import InputError
 
 DESCRIPTION = """Run every form of a network on the same inputs, compare neighbours, and name the stage and the layer
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Carry out the command: 0 if the answers agree, else 1."""
+    """Carry out the command: 0 if the answers agree, 1 if they differ, 3 if that cannot be told."""
     if options.precision:
         return _run_precision(options)
     if options.labels or options.calibration or options.max_miou_drop is not None:
@@ -37,12 +37,13 @@ def run(options: argparse.Namespace) -> int:
         options.model,
         *options.others,
         images=options.images,
+        feeds=feeds_of(options),
         preprocess=options.preprocess,
         spatial=spatial_of(options),
         work_folder=options.keep_files,
     )
     sweep.write(report, options)
-    return 0 if report.passed else 1
+    return exit_status(report.status)
 
 
 def _run_precision(options: argparse.Namespace) -> int:
@@ -64,4 +65,4 @@ def _run_precision(options: argparse.Namespace) -> int:
     if not rows["fp32"].ran:
         raise InputError(rows["fp32"].reason)
     sweep.write(rows, options)
-    return 0 if rows.passed else 1
+    return exit_status(rows.status)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,7 @@ from workbench.engine.plan import (
 from workbench.engine.process import run_child
 from workbench.engine.tensorrt_api import Flavour, available_flavours, open_flavour
 from workbench.onnx_graph.file import check, known_digest, take_digest
+from workbench.pictures.feeds import Feed
 from workbench.precision.convert import measure_spec, taken_as_kept, to_precision
 from workbench.precision.spec import PrecisionSpec, check_spec
 
@@ -89,6 +90,7 @@ def build_engine(
     calibration: "PathLike | Calibration | None" = None,
     images: PathLike | None = None,
     preprocess: str = "unit",
+    feeds: Iterable[tuple[str, Feed]] | None = None,
     keep: Sequence[str] = (),
     workspace_bytes: int = DEFAULT_WORKSPACE,
     profile: Mapping[str, Any] | None = None,
@@ -112,6 +114,7 @@ def build_engine(
         calibration: for 8 bits, what `calibrate` found, or its file; with `images`, the file to write.
         images: a folder of pictures, to calibrate 8 bits, or to find values that float16 cannot hold.
         preprocess: how the network was trained to see pictures; one of `feeds.PREPROCESSINGS`.
+        feeds: (name, arrays by input name) pairs, instead of `images`.
         keep: names of nodes that stay in float32.
         workspace_bytes: scratch memory that one layer may use at most.
         profile: smallest, most usual and largest shape by input name; an open batch gets 1, 4 and 8.
@@ -131,7 +134,7 @@ def build_engine(
         EngineBuildError: TensorRT refused, crashed or took too long, or its layers are not in the precision; its
             `log` has TensorRT's own lines.
     """
-    check_spec(precision, keep, calibration, images)
+    check_spec(precision, keep, calibration, images if feeds is None else feeds)
     _check_numbers(workspace_bytes, timeout_s)
     chosen = _choose_flavour(flavour, targets)
     checked = _check_targets(chosen, targets)
@@ -139,9 +142,10 @@ def build_engine(
     options |= {"version_compatible": bool(version_compatible), "keep": sorted(keep)}
     rest = (PrecisionSpec(precision, tuple(keep)), options, progress, timeout_s, cache)
     job = _Job(Path(onnx_path), chosen, _building_gpu(chosen), checked, shape, profile, *rest)
-    if images is not None:
+    if images is not None or feeds is not None:
         _check_model(job)  # before minutes are spent on the pictures
-    job = replace(job, spec=measure_spec(job.path, job.spec, calibration, images, preprocess, progress=progress))
+    spec = measure_spec(job.path, job.spec, calibration, images, preprocess, feeds, progress=progress)
+    job = replace(job, spec=spec)
     return _take_or_build(job)
 
 

@@ -18,7 +18,7 @@ from workbench.core.errors import InputError
 from workbench.core.report import count
 from workbench.core.tolerance import Tolerance
 from workbench.pictures.cityscapes import CITYSCAPES, confusion_matrix, mean_iou
-from workbench.pictures.feeds import PREPROCESSINGS, Feed, make_feeds
+from workbench.pictures.feeds import PREPROCESSINGS, Feed, Known, load_arrays, make_feeds
 from workbench.pictures.images import list_images
 from workbench.pictures.labels import fit_labels, load_labels, pair_labels
 
@@ -50,16 +50,16 @@ class Pictures:
     limit: int | None
     labels: Mapping[str, Any] | None
 
-    def read(self, specs: Mapping[str, TensorSpec]) -> Iterator[tuple[str, Feed]]:
-        """All inputs of a network by name, those that are judged first."""
+    def read(self, specs: Mapping[str, TensorSpec], known: Mapping[str, Known]) -> Iterator[tuple[str, Feed]]:
+        """All inputs of a network by name, those that are judged first; what is `known` of them helps to make them."""
         if self.feeds is None:
-            yield from make_feeds(specs, self.images, self.preprocess)
+            yield from make_feeds(specs, self.images, self.preprocess, known=known)
         for name, file in self.feeds or ():
             yield name, load_arrays(file)
 
-    def judged(self, specs: Mapping[str, TensorSpec]) -> Iterator[tuple[str, Feed]]:
+    def judged(self, specs: Mapping[str, TensorSpec], known: Mapping[str, Known]) -> Iterator[tuple[str, Feed]]:
         """The inputs that are judged."""
-        return itertools.islice(self.read(specs), self.limit)
+        return itertools.islice(self.read(specs, known), self.limit)
 
     def truth(self, name: str) -> Truth | None:
         """The label map or the class of a picture; None where there is no truth."""
@@ -104,12 +104,6 @@ def gather(
         text + (", with labels" if labels is not None else ""), tuple(written) if feeds is not None else None,
         None if images is None else os.fspath(images), "" if feeds is not None else preprocess, limit, paired,
     )  # fmt: skip
-
-
-def load_arrays(path: str | os.PathLike[str]) -> Feed:
-    """Read the arrays of an .npz file."""
-    with np.load(path) as loaded:
-        return {name: loaded[name] for name in loaded.files}
 
 
 def _write(path: Path, feed: Feed) -> Path:

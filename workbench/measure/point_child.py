@@ -17,10 +17,12 @@ from workbench.core.contract import Runner, TensorSpec
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError
 from workbench.core.packages import load_tensorflow, require_backend
 from workbench.core.process import Child, serve
-from workbench.measure.accuracy import LOOSE, Accuracy, Pictures, load_arrays
+from workbench.measure.accuracy import LOOSE, Accuracy, Pictures
 from workbench.measure.latency import measure
 from workbench.measure.row import time_columns
-from workbench.pictures.feeds import Feed
+from workbench.onnx_graph.file import read
+from workbench.onnx_graph.input_values import input_values
+from workbench.pictures.feeds import Feed, load_arrays
 from workbench.precision.rounding import profile_types, rounded_copy
 from workbench.precision.spec import TYPE_OF
 from workbench.runners.backends import open_runner
@@ -152,11 +154,12 @@ def _judge(runner: Runner, order: Order) -> dict[str, Any]:
     """Compare the answers to all pictures with float32's, one picture of each at a time."""
     accuracy, pictures = Accuracy(), Pictures(**order["pictures"])
     specs = {name: TensorSpec(name, tuple(shape), dtype) for name, (shape, dtype) in order["specs"].items()}
+    known = input_values(read(order["reference"]))
 
     with _open_reference(order) as reference:
 
         def answers() -> Iterator[tuple[str, Feed, Feed]]:
-            for name, feed, other in _candidate_answers(runner, pictures.judged(specs), order):
+            for name, feed, other in _candidate_answers(runner, pictures.judged(specs, known), order):
                 one = reference.infer(feed)
                 other = _named(one, other)
                 accuracy.add(name, one, other, pictures.truth(name))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.core.contract import TensorSpec
+from workbench.core.contract import TensorSpec, check_feed
 from workbench.core.errors import InputError, WorkbenchError
 from workbench.core.files import make_folder
 from workbench.core.report import count
@@ -19,7 +19,8 @@ from workbench.export.cached import as_onnx
 from workbench.measure.accuracy import Pictures
 from workbench.measure.backends import find_builder, find_engines
 from workbench.onnx_graph.file import check, external_files, read
-from workbench.pictures.feeds import Feed, channel_axis
+from workbench.onnx_graph.input_values import input_values
+from workbench.pictures.feeds import Feed, Known, channel_axis, load_arrays
 from workbench.precision.convert import read_precision, to_precision
 from workbench.precision.observing import observable
 from workbench.precision.spec import EIGHT_BITS, PrecisionSpec
@@ -43,6 +44,7 @@ class Network:
         framework: what Keras opens; None for a network that came as ONNX.
         digest: see `network_digest`.
         specs: its inputs, at the size.
+        known: what inputs have to hold that are no pictures.
         batch: the batch that it fixes; None where any will do.
         folder: for the files that it is converted to.
         pictures: what it is judged on.
@@ -55,6 +57,7 @@ class Network:
     framework: Any
     digest: str
     specs: dict[str, TensorSpec]
+    known: dict[str, Known]
     batch: int | None
     folder: Path
     pictures: Pictures
@@ -103,7 +106,7 @@ class Network:
     def first_file(self, path: Path, *, whole: bool) -> Path:
         """Write the feed that is timed: the first one as it is, or the first pictures to make a batch of."""
         if not self._firsts:
-            firsts = itertools.islice(self.pictures.judged(self.specs), FIRST_PICTURES)
+            firsts = itertools.islice(self.pictures.judged(self.specs, self.known), FIRST_PICTURES)
             self._firsts = [feed for _, feed in firsts]
         arrays = self._firsts[0]
         if not whole:
@@ -126,10 +129,11 @@ class Network:
             from workbench.precision.calibration import calibrate
 
             limit = self.pictures.limit
-            rest = itertools.islice(self.pictures.read(self.specs), limit or 0, (limit or 0) + CALIBRATION_PICTURES)
+            everything = self.pictures.read(self.specs, self.known)
+            rest = itertools.islice(everything, limit or 0, (limit or 0) + CALIBRATION_PICTURES)
             few = list(itertools.islice(rest, FEWEST)) if limit is not None else []
             others = len(few) == FEWEST
-            chosen = itertools.chain(few, rest) if others else self.pictures.read(self.specs)
+            chosen = itertools.chain(few, rest) if others else self.pictures.read(self.specs, self.known)
             self._scales = calibrate(self.path, chosen, preprocess=self.pictures.preprocess or None, progress=False)
             which = "other pictures" if others else "pictures, the judged ones among them"
             self._calibrated_on = f"calibrated on {self._scales.samples} {which}"
@@ -152,7 +156,7 @@ class Network:
         if precision == "fp16":
             from workbench.precision.ranges import measure_ranges
 
-            ranges = measure_ranges(self.path, self.pictures.read(self.specs), progress=False)
+            ranges = measure_ranges(self.path, self.pictures.read(self.specs, self.known), progress=False)
         out = self.folder / f"{self.stem}_{precision}.onnx"
         report = to_precision(self.path, out, PrecisionSpec(precision, calibration=scales, ranges=ranges))
         if report is None:
@@ -198,7 +202,10 @@ def prepare(
     if size is not None and not any(channel_axis(spec) is not None for spec in specs.values()):
         raise InputError(f"got the size {size[0]}x{size[1]} for a network that takes no pictures; leave sizes out")
     fixed = next((spec.shape[0] for spec in specs.values() if spec.shape and spec.shape[0] is not None), None)
-    return Network(path, stem, framework, network_digest(path), specs, fixed, folder, pictures, given, plans)
+    for _, file in pictures.feeds or ():
+        check_feed(specs, load_arrays(file))
+    known = input_values(read(path))
+    return Network(path, stem, framework, network_digest(path), specs, known, fixed, folder, pictures, given, plans)
 
 
 def _open(source: Any, size: tuple[int, int] | None, out: Path) -> tuple[Path, Any]:

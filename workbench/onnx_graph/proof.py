@@ -14,9 +14,10 @@ from workbench.core.errors import ModelError, first_line
 from workbench.core.tolerance import AnyTolerance
 from workbench.onnx_graph.edit import real_inputs
 from workbench.onnx_graph.file import tensor_spec
+from workbench.onnx_graph.input_values import input_values
 from workbench.onnx_graph.noise import rounding_noise
 from workbench.onnx_graph.session import open_session, run_session
-from workbench.pictures.feeds import channel_axis, make_feeds, random_array
+from workbench.pictures.feeds import Known, channel_axis, make_feeds, random_feed
 
 PURPOSE = "run the network, so no rewrite can be proved"
 OPEN_PICTURE = (64, 96)  # rows and columns of the test pictures for a network that leaves both open
@@ -37,7 +38,9 @@ class Proof:
     def __init__(self, model: onnx.ModelProto, feeds: Feeds | None, tolerance: AnyTolerance | None) -> None:
         self._model, self._tolerance = model, tolerance
         specs = {value.name: tensor_spec(value) for value in real_inputs(model.graph)}
-        self._feeds = [(name, dict(feed)) for name, feed in (default_feeds(specs) if feeds is None else feeds)]
+        self._feeds = [
+            (name, dict(feed)) for name, feed in (default_feeds(specs, input_values(model)) if feeds is None else feeds)
+        ]
         for _, feed in self._feeds:
             check_feed(specs, feed)
         session = open_session(model, PURPOSE, optimise="none")
@@ -88,13 +91,16 @@ class Proof:
         )
 
 
-def default_feeds(specs: Mapping[str, TensorSpec]) -> list[tuple[str, Arrays]]:
-    """Make feeds whose answers differ: a picture, noise, and both in one batch where every input leaves it open."""
+def default_feeds(specs: Mapping[str, TensorSpec], known: Mapping[str, Known]) -> list[tuple[str, Arrays]]:
+    """Make feeds whose answers differ: a picture, noise, and both in one batch where every input leaves it open.
+
+    `known` is what `input_values` finds.
+    """
     closed = {name: _close_picture(spec) for name, spec in specs.items()}
-    generator = np.random.default_rng(NOISE_SEED)
-    noise = {name: random_array(spec, generator) for name, spec in closed.items()}
-    feeds = [next(make_feeds(closed)), ("noise", noise)]
-    if specs and all(spec.shape[:1] == (None,) for spec in specs.values()):
+    noise = random_feed(closed, np.random.default_rng(NOISE_SEED), known)
+    feeds = [next(make_feeds(closed, known=known)), ("noise", noise)]
+    numbers = any(isinstance(value, np.ndarray) for value in known.values())  # that hold for a batch of 1
+    if specs and not numbers and all(spec.shape[:1] == (None,) for spec in specs.values()):
         both = {name: np.concatenate([feed[name] for _, feed in feeds]) for name in specs}
         feeds.append(("both at once", both))
     return feeds

@@ -78,7 +78,11 @@ def run_session(session: Any, feed: Mapping[str, Any], purpose: str = "run the n
     try:
         return dict(zip(names, session.run(names, dict(feed)), strict=True))
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
-        raise ModelError(f"ONNX Runtime cannot {purpose}: {first_line(error)}; give other feeds, or mend it") from error
+        doubtful = [name for name, array in feed.items() if array.dtype.kind not in "fb"] or list(feed)
+        raise ModelError(
+            f"ONNX Runtime cannot {purpose}: {first_line(error)}; if it is for the numbers in {' or '.join(doubtful)}, "
+            "give others with --feeds FILE.npz (feeds= in Python), else mend the network"
+        ) from error
 
 
 def open_with_outputs(model: onnx.ModelProto, source: Path, names: Sequence[str], optimise: str = "all") -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.core.contract import TensorSpec
-from workbench.core.errors import InputError
+from workbench.core.errors import InputError, first_line
 from workbench.core.files import data_file
 from workbench.pictures.images import (
     IMAGENET_MEAN_BGR,
@@ -23,8 +23,12 @@ SCENES = ("scene_1000025", "scene_1000014")
 """Two of the scenes in `data/street_scenes`: one in the sun, one at dusk."""
 
 RANDOM_FEEDS, OPEN_SIZE = 4, 16
+_NUMBERS = np.typecodes["Float"] + np.typecodes["AllInteger"] + "?"  # no complex numbers, nor what only ml_dtypes has
+_HOW_TO_WRITE = "write one for each feed, with np.savez(path, **{input name: array})"
 
 Feed = dict[str, np.ndarray]
+Known = np.ndarray | int
+"""What an input has to hold: this array, or any integers of 0..N-1."""
 
 
 def make_feeds(
@@ -32,11 +36,12 @@ def make_feeds(
     images: str | os.PathLike[str] | None = None,
     preprocess: str = "unit",
     seed: int = 0,
+    known: Mapping[str, Known] | None = None,
 ) -> Iterator[tuple[str, Feed]]:
     """Yield named inputs that a network can be judged on, one picture at a time.
 
     An input of three channels gets pictures (of the folder `images`, else scikit-image's photographs and
-    two generated street scenes); every other input gets seeded random numbers.
+    two generated street scenes); every other input gets what is `known` of it, else seeded random numbers.
 
     Args:
         specs: the network's inputs, by name.
@@ -44,6 +49,7 @@ def make_feeds(
         preprocess: `"unit"` maps 0..255 to -1..1, `"raw"` leaves 0..255, `"cityscapes"` subtracts
             `CITYSCAPES_MEAN`, `"imagenet"` is the BGR form that ResNet-50 takes.
         seed: of the random numbers.
+        known: what other inputs have to hold, as `workbench.onnx_graph.input_values` finds it.
     Yields:
         (name of the picture, feed): arrays with a batch of 1, or of the size the network is fixed to.
     Raises:
@@ -59,14 +65,48 @@ def make_feeds(
     generator = np.random.default_rng(seed)
     if not takes_pictures:
         for index in range(RANDOM_FEEDS):
-            yield f"random {index}", {name: random_array(spec, generator) for name, spec in specs.items()}
+            yield f"random {index}", random_feed(specs, generator, known)
         return
     for name, picture in _pictures(images):
-        feed = {}
-        for key, spec in specs.items():
-            axis = channel_axis(spec)
-            feed[key] = random_array(spec, generator) if axis is None else picture_array(picture, spec, preprocess)
-        yield name, feed
+        others = {key: spec for key, spec in specs.items() if channel_axis(spec) is None}
+        made = random_feed(others, generator, known)
+        yield (
+            name,
+            {
+                key: made[key] if key in made else picture_array(picture, spec, preprocess)
+                for key, spec in specs.items()
+            },
+        )
+
+
+def read_feeds(path: str | os.PathLike[str]) -> list[tuple[str, Feed]]:
+    """Read a feed from an .npz file, or one from each .npz file of a folder, in the order of their names.
+
+    Args:
+        path: the file or folder; `np.savez(path, **{name: array})` writes a file, with a name for each input.
+    Returns:
+        (name of the file without .npz, feed) pairs; the arrays are whole inputs, batch included.
+    Raises:
+        InputError: there is no such file, or none in the folder, or it holds something else than arrays.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"got the folder {path} without any .npz file; {_HOW_TO_WRITE}")
+    return [(file.stem, load_arrays(file)) for file in files]
+
+
+def load_arrays(path: str | os.PathLike[str]) -> Feed:
+    """Read the arrays of an .npz file by name, text as objects; InputError where it is none, or holds pickled code."""
+    try:
+        with np.load(path) as loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+        return {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; give an .npz file, or a folder of them") from error
+    except Exception as error:  # NumPy, zip and zlib have one each for what may be wrong with a file
+        reason = first_line(error)
+        raise InputError(f"{path} is not an .npz file of plain arrays ({reason}); {_HOW_TO_WRITE}") from error
 
 
 def channel_axis(spec: TensorSpec) -> int | None:
@@ -96,17 +136,29 @@ def picture_array(picture: np.ndarray, spec: TensorSpec, preprocess: str) -> np.
     return np.ascontiguousarray(np.repeat(array[None], spec.shape[0] or 1, axis=0), dtype=spec.dtype)
 
 
-def random_array(spec: TensorSpec, generator: np.random.Generator) -> np.ndarray:
-    """Draw normal numbers, or 0 and 1 for integers; open sizes are 1 (batch) or 16; InputError for another type."""
+def random_feed(
+    specs: Mapping[str, TensorSpec], generator: np.random.Generator, known: Mapping[str, Known] | None = None
+) -> Feed:
+    """Make what is known of each input, else normal numbers, or 0 and 1 for integers.
+
+    Open sizes are 1 (batch) or 16; InputError for an input of another type.
+    """
+    found = known or {}
+    return {name: _random_array(spec, generator, found.get(name)) for name, spec in specs.items()}
+
+
+def _random_array(spec: TensorSpec, generator: np.random.Generator, known: Known | None) -> np.ndarray:
+    if isinstance(known, np.ndarray):
+        return known
+    if np.dtype(spec.dtype).char not in _NUMBERS:
+        raise InputError(
+            f"{spec.name} takes {spec.dtype}, for which no test input can be made; give some with --feeds FILE.npz "
+            "(feeds= in Python), or let the network take float32"
+        )
     shape = tuple((1 if axis == 0 else OPEN_SIZE) if size is None else size for axis, size in enumerate(spec.shape))
-    dtype = np.dtype(spec.dtype)
-    if dtype.kind == "f":
-        return generator.standard_normal(shape).astype(dtype)
-    if dtype.kind in "iub":
-        return generator.integers(0, 2, shape).astype(dtype)
-    raise InputError(
-        f"{spec.name} takes {spec.dtype}, for which no test input can be made; give numbers to the network"
-    )
+    if spec.dtype.startswith("float") and known is None:
+        return generator.standard_normal(shape).astype(spec.dtype)
+    return generator.integers(0, known or 2, shape).astype(spec.dtype)
 
 
 def _pictures(folder: str | os.PathLike[str] | None) -> Iterator[tuple[str, np.ndarray]]:

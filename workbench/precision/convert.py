@@ -10,7 +10,8 @@ from onnx import TensorProto
 from workbench.core.errors import InputError
 from workbench.onnx_graph import edit
 from workbench.onnx_graph.file import check, read
-from workbench.pictures.feeds import make_feeds
+from workbench.onnx_graph.input_values import input_values
+from workbench.pictures.feeds import Feed, make_feeds
 from workbench.precision import half, quantize
 from workbench.precision.calibration import Calibration, calibrate
 from workbench.precision.half_graph import HALVES
@@ -35,26 +36,33 @@ def measure_spec(
     calibration: PathLike | Calibration | None = None,
     images: PathLike | None = None,
     preprocess: str = "unit",
+    feeds: Iterable[tuple[str, Feed]] | None = None,
     *,
     progress: bool = True,
 ) -> PrecisionSpec:
-    """Add what a conversion needs to know of the tensors, measured now on a folder of `images` or before.
+    """Add what a conversion needs to know of the tensors, measured now on `images` (a folder) or `feeds`, or before.
 
-    `calibration` has the scales of 8 bits, or is their file, which is written where there are images. Pictures for a
-    file that is not converted, or that the network does not take, are an InputError.
+    `calibration` has the scales of 8 bits, or is their file, which is written where there are images or feeds. Both, or
+    some for a file that is not converted, or that the network does not take, are an InputError.
     """
-    if images is None:
+    if images is not None and feeds is not None:
+        raise InputError("got feeds and images; give one of them")
+    if images is None and feeds is None:
         given = Calibration.load(calibration) if isinstance(calibration, str | os.PathLike) else calibration
         return replace(spec, calibration=given)
     if isinstance(calibration, Calibration):
-        raise InputError("got images and a calibration that is made; give one of them, or the file to write it to")
+        raise InputError(
+            "got images or feeds and a calibration that is made; give one of them, or the file to write it to"
+        )
     if read_precision(path) == spec.precision:
-        raise InputError(f"{os.fspath(path)} is in {spec.precision} and taken as it is; leave the images out")
-    found = make_feeds({entry.name: entry for entry in check(path).inputs}, images, preprocess)
-    feeds = itertools.chain([next(found)], found)  # a folder without pictures is refused before any bar is shown
+        raise InputError(f"{os.fspath(path)} is in {spec.precision} and taken as it is; leave the images or feeds out")
+    if feeds is None:
+        specs, known = {entry.name: entry for entry in check(path).inputs}, input_values(read(path))
+        found = make_feeds(specs, images, preprocess, known=known)
+        feeds = itertools.chain([next(found)], found)  # a folder without pictures is refused before any bar is shown
     if spec.precision == "fp16":
         return replace(spec, ranges=measure_ranges(path, feeds, progress=progress))
-    measured = calibrate(path, feeds, preprocess=preprocess, progress=progress)
+    measured = calibrate(path, feeds, preprocess=preprocess if images is not None else None, progress=progress)
     if calibration is not None:
         measured.save(calibration)
     return replace(spec, calibration=measured)

@@ -15,7 +15,7 @@ from workbench.core.packages import require_backend
 from workbench.core.process import Child, temporary_folder
 from workbench.onnx_graph.edit import all_nodes, attribute, inner_graphs, name_nodes, remove_nodes, weight_bytes
 from workbench.onnx_graph.file import check, write
-from workbench.pictures.feeds import random_array
+from workbench.pictures.feeds import random_feed
 from workbench.precision.calibration import LARGEST, Calibration
 from workbench.precision.half import raise_opset, stored
 from workbench.precision.observing import OPERATORS
@@ -239,12 +239,12 @@ def insert_by_modelopt(model: onnx.ModelProto, thresholds: Peaks, nodes: Names, 
         raise BackendUnavailableError(
             "modelopt is not installed; in the project's folder run: pip install -e '.[modelopt]'"
         )
-    random = np.random.default_rng(0)
     with temporary_folder() as folder, Child(MODELOPT_CHILD) as child:
         source, result, data = (folder / name for name in ("model.onnx", "quantised.onnx", "data.npz"))
         onnx.save(model, source)
         # it insists on data to calibrate with; its scales are replaced by ours
-        np.savez(data, allow_pickle=False, **{spec.name: random_array(spec, random) for spec in check(source).inputs})
+        inputs = {spec.name: spec for spec in check(source).inputs}
+        np.savez(data, allow_pickle=False, **random_feed(inputs, np.random.default_rng(0)))
         paths = {"onnx": str(source), "data": str(data), "result": str(result)}
         child.run({**paths, "precision": precision, "nodes": list(nodes)})
         quantised = onnx.load(result)

@@ -79,4 +79,4 @@ def check_spec(precision: str, keep: Sequence[str] = (), calibration: Any = None
     if calibration is not None and precision not in EIGHT_BITS:
         raise InputError(f"got a calibration for {precision}; only {' and '.join(EIGHT_BITS)} take one: leave it out")
     if images is not None and precision not in (*EIGHT_BITS, "fp16"):
-        raise InputError(f"got images for {precision}, which needs no measured ranges; leave them out")
+        raise InputError(f"got images or feeds for {precision}, which needs no measured ranges; leave them out")
