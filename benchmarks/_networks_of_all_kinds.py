@@ -52,7 +52,8 @@ def networks() -> dict[str, tuple[Callable[[], Any], Callable[[], np.ndarray]]]:
         options = {"backbone": backbone, "input_size": (SIDE, SIDE)}
         found[f"{architecture} {backbone}"] = (lambda a=architecture, o=options: unet.build(a, **o), pictures)
     found["U-Net, road weights"] = (unet.demonstration_model, pictures)
-    found["FCN-8s, street weights"] = (lambda: fcn_vgg16.demonstration_model(load_keras(), (SIDE, SIDE)), _channels_first)
+    segmenter = (lambda: fcn_vgg16.demonstration_model(load_keras(), (SIDE, SIDE)), _channels_first)
+    found["FCN-8s, street weights"] = segmenter
     for name, build in _RECURRENT.items():
         found[name] = (lambda build=build: _recurrent(build), sequences)
     found["transformer"] = (_transformer, sequences)
@@ -156,7 +157,7 @@ def _random_graph(seed: int) -> Any:
 
 def build(name: str, *, calibrated: bool = True) -> Any:
     """Build a network; its weights depend on its name alone, the batch statistics also on the machine."""
-    make, inputs = networks()[name]
+    make, _ = networks()[name]
     for keras in (load_keras(), load_tf_keras()):
         keras.utils.set_random_seed(sum(map(ord, name)))
     model = make()
