@@ -365,7 +365,10 @@ def test_a_calibration_of_another_network_is_refused(tmp_path, calibration, monk
     [
         ({"precision": "int8"}, r"got precision='int8' without the ranges of the tensors; give pictures with images"),
         ({"precision": "fp16", "calibration": "x.json"}, "got a calibration for fp16; only int8 and fp8 take one"),
-        ({"precision": "bf16", "images": "."}, "got images or feeds for bf16, which needs no measured ranges; leave them out"),
+        (
+            {"precision": "bf16", "images": "."},
+            "got images or feeds for bf16, which needs no measured ranges; leave them out",
+        ),
         ({"keep": ["conv1"]}, "for fp32, which converts nothing; leave it out"),
         ({"precision": "fp16", "keep": "conv1"}, r"expected a list of node names such as \['conv1'\]"),
         ({"precision": "fp16", "keep": ["conv7"]}, "has no node 'conv7' to keep"),
