@@ -9,7 +9,7 @@ from networks import small_network, two_input_network, upsampling_network
 from onnx import helper, numpy_helper
 
 from workbench.core.errors import BackendUnavailableError, EngineBuildError, ExportError, InputError
-from workbench.core.output_errors import Tolerance
+from workbench.core.tolerance import Tolerance
 from workbench.export.keras_model import keras_to_onnx
 from workbench.parity import stages
 from workbench.parity.stages import verify
@@ -157,7 +157,7 @@ def test_the_report_is_one_table_and_says_nothing_twice(files, no_engine):
     lines = [line for line in report.to_text().splitlines() if line]
     assert len(lines) == len(set(lines))
     assert lines[0] == report.verdict
-    assert lines[1].split() == ["stage", "computed", "by", "result", "max", "error", "note"]
+    assert lines[1].split() == ["stage", "computed", "by", "result", "max", "error", "rounding", "allowed", "note"]
     assert sum(line.startswith("---") for line in lines) == 1
 
 

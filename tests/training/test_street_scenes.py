@@ -17,6 +17,7 @@ from street_scenes.scene import draw
 from street_scenes.vehicles import BODIES, Vehicle, vehicle_item
 
 from workbench.core.errors import InputError
+from workbench.pictures.cityscapes import train_ids_to_ids
 
 SEEDS = range(16)
 LABELS = {*range(16), 17, 18}  # every train class but the train
@@ -58,9 +59,8 @@ def test_labels_are_only_cityscapes_train_ids():
 
 
 def test_ids_are_the_cityscapes_ids_of_the_same_pixels():
-    cityscapes = pytest.importorskip("workbench.pictures.cityscapes")
     scene = small_scene(5)
-    np.testing.assert_array_equal(scene.ids, cityscapes.train_ids_to_ids(scene.train_ids))
+    np.testing.assert_array_equal(scene.ids, train_ids_to_ids(scene.train_ids))
     assert set(np.unique(scene.ids[scene.train_ids == canvas.ROAD]).tolist()) == {7}  # Cityscapes: road has id 7
 
 

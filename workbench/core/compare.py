@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.core.errors import InputError
-from workbench.core.output_errors import ClassAxis, Names, OutputParity, OutputSums, Tolerance, worst_first
+from workbench.core.output_errors import ClassAxis, Names, OutputParity, OutputSums, times_noise, worst_first
 from workbench.core.report import Report, Status, Table, count, percent
+from workbench.core.tolerance import AnyTolerance, Tolerance
 
 HEADINGS = (
-    "output", "result", "shape", "range", "max error", "mean error", "relative L2", "cosine", "agreement",
-    "NaN, Inf",
+    "output", "result", "shape", "range", "rounding", "allowed", "max error", "mean error", "relative L2", "cosine",
+    "agreement", "NaN, Inf",
 )  # fmt: skip
 
 
@@ -42,7 +43,7 @@ class ParityReport(Report):
     images: int
     worst: tuple[tuple[str, float], ...]
     notes: tuple[str, ...]
-    tolerance: Tolerance
+    tolerance: AnyTolerance
 
     def _tables(self) -> list[Table]:
         return [Table(HEADINGS, [_cells(output) for output in self.outputs])]
@@ -57,8 +58,7 @@ class ParityReport(Report):
         allowed = self.tolerance
         lines = [
             f"Reference: {self.reference_name}. Candidate: {self.candidate_name}. {count(self.images, 'image')}.",
-            f"Errors are shares of the reference's range. Allowed: max {allowed.max_relative_error:.0e}, "
-            f"mean {allowed.mean_relative_error:.0e}, agreement {percent(allowed.agreement)}.",
+            f"Errors are shares of the reference's range, of each channel's own. Allowed: {allowed.describe()}.",
         ]
         if len(self.worst) > 1:
             worst = ", ".join(f"{name} ({error:.1e})" for name, error in self.worst[:3])
@@ -72,14 +72,15 @@ def _cells(output: OutputParity) -> tuple[str, ...]:
     if output.top5_agreement is not None:
         agreement += f", {percent(output.top5_agreement)} top-5"
     numbers = (
-        (output.reference_range, ".4g"), (output.max_relative_error, ".1e"), (output.mean_relative_error, ".1e"),
-        (output.relative_l2, ".1e"), (output.cosine, ".6f"),
+        (output.reference_range, ".4g"), (output.noise, ".1e"), (output.allowed, ".1e"),
+        (output.max_relative_error, ".1e"), (output.mean_relative_error, ".1e"), (output.relative_l2, ".1e"),
+        (output.cosine, ".6f"),
     )  # fmt: skip
     return (
         output.name,
         output.status,
         " x ".join("?" if length is None else str(length) for length in output.shape) or "scalar",
-        *("-" if math.isnan(value) else format(value, style) for value, style in numbers),
+        *("-" if value is None or math.isnan(value) else format(value, style) for value, style in numbers),
         agreement,
         f"{sum(output.nan)}, {sum(output.inf)}",
     )
@@ -98,7 +99,7 @@ def compare_outputs(
     *,
     reference_name: str,
     candidate_name: str,
-    tolerance: Tolerance = FLOAT32,
+    tolerance: AnyTolerance = FLOAT32,
     class_axis: ClassAxis = "auto",
     image_names: Sequence[str] | None = None,
 ) -> ParityReport:
@@ -126,44 +127,43 @@ def compare_batches(
     *,
     reference_name: str,
     candidate_name: str,
-    tolerance: Tolerance = FLOAT32,
+    tolerance: AnyTolerance = FLOAT32,
     class_axis: ClassAxis = "auto",
+    notes: Sequence[str] = (),
 ) -> ParityReport:
     """Compare two runners batch by batch, holding one batch and one more image at a time; see `compare_outputs`.
 
-    A pair is (reference, candidate) outputs, or (name, reference, candidate) with one name, or one for each image.
+    A pair is (reference, candidate) outputs, or (name, reference, candidate) with one name, or one for each
+    image. The `notes` are kept in the report.
     """
     sums: dict[Names, OutputSums] = {}
     images = 0
     for pair in pairs:
         left, right = _as_arrays(pair[-2]), _as_arrays(pair[-1])
-        batch = _batch_size(list(left.values()))
+        batch = batch_size(left.values())
         image_names = _name_images(pair[0] if len(pair) == 3 else None, images, batch)
         for names in _pair_outputs(left, right):
-            total = sums.setdefault(names, OutputSums(names, class_axis, tolerance))
+            total = sums.setdefault(names, OutputSums(names, class_axis, tolerance, len(sums)))
             total.add_batch(left.get(names[0] or ""), right.get(names[1] or ""), image_names)
         images += batch
     if not sums:
         raise InputError("got no outputs to compare; run at least one image through both runners")
     outputs = tuple(total.finish() for total in sums.values())
-    notes = _renamed(outputs)
+    notes = [*notes, *_renamed(outputs)]
     notes += [note for total, output in zip(sums.values(), outputs, strict=True) for note in total.notes(output)]
     if images == 1:
         notes.append("only one image was compared; several different ones show more.")
     status: Status = "pass" if any(output.tells for output in outputs) else "inconclusive"
     if any(output.problems for output in outputs):
         status = "fail"
-    verdict = _verdict(status, reference_name, candidate_name, outputs, images, tolerance)
+    verdict = _verdict(status, reference_name, candidate_name, outputs, images)
     worst = worst_first(itertools.chain.from_iterable(output.worst for output in outputs))
     return ParityReport(
         reference_name, candidate_name, status, verdict, outputs, images, worst, tuple(notes), tolerance
     )
 
 
-def _verdict(
-    status: Status, reference: str, candidate: str, outputs: tuple[OutputParity, ...], images: int,
-    allowed: Tolerance,
-) -> str:  # fmt: skip
+def _verdict(status: Status, reference: str, candidate: str, outputs: tuple[OutputParity, ...], images: int) -> str:
     on = f"on {count(images, 'image')}"
     if status == "fail":
         failed = [output for output in outputs if output.problems]
@@ -178,10 +178,15 @@ def _verdict(
             f"{varies:.1e} of its range, so that a lost preprocessing step would not show; "
             "use other images, or trained or calibrated weights."
         )
-    judged = [output for output in outputs if not output.holds_integers] or outputs
-    error = max(output.max_relative_error for output in judged)
-    text = f"PASS: {candidate} answers like {reference} {on}: largest error {error:.1e} of the range"
-    text += f" (allowed {allowed.max_relative_error:.0e})"
+    text = f"PASS: {candidate} answers like {reference} {on}"
+    judged = [output for output in outputs if not output.holds_integers and 0 not in output.shape]
+    if judged:
+        worst = max(judged, key=lambda output: output.max_relative_error)
+        times = f", {times_noise(worst.max_relative_error, worst.noise)}" if worst.noise is not None else ""
+        style = ".0e" if worst.noise is None else ".1e"
+        text += f": largest error {worst.max_relative_error:.1e} of the range{times} (allowed {worst.allowed:{style}})"
+    elif any(output.steps for output in outputs):
+        text += f": integers are off by at most {max(output.steps or 0 for output in outputs):.0f}"
     agreements = [(output.agreement, output.agreement_of) for output in outputs if output.agreement is not None]
     return text + "".join(f", {what} agreement {percent(share)}" for share, what in sorted(agreements)[:1]) + "."
 
@@ -200,10 +205,11 @@ def _as_arrays(outputs: Outputs) -> dict[str, NDArray]:
     return arrays
 
 
-def _batch_size(arrays: list[NDArray]) -> int:
+def batch_size(arrays: Iterable[NDArray]) -> int:
     """Length of the batch axis that all outputs share; 1 if they share none."""
-    lengths = {array.shape[0] if array.ndim else None for array in arrays}
-    length = lengths.pop() if len(lengths) == 1 and any(array.ndim > 1 for array in arrays) else 1
+    shapes = [array.shape for array in arrays]
+    lengths = {shape[0] if shape else None for shape in shapes}
+    length = lengths.pop() if len(lengths) == 1 and any(len(shape) > 1 for shape in shapes) else 1
     return length or 1
 
 

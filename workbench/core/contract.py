@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -90,7 +91,13 @@ class Runner(ABC):
         info: what computes the answers.
         inputs, outputs: the tensors the network takes and gives, by name.
         reason: why this backend was picked, one sentence; empty when the caller asked for it.
+        onnx_file: the file with the network where it is an ONNX file, so that what rounding does to it can be measured.
+        unit: the coarsest type that it computes in, a key of `workbench.core.tolerance.CEILINGS`; None where its file
+            says it.
     """
+
+    onnx_file: Path | None = None
+    unit: str | None = None
 
     def __init__(
         self, info: RunnerInfo, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec], reason: str = ""

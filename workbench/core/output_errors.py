@@ -5,46 +5,23 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.core.errors import InputError
 from workbench.core.report import Status, count, percent
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far a candidate may be from the reference; made for float32 on both sides.
-
-    Attributes:
-        max_relative_error: largest error of a single value, as a share of the reference's range.
-            Float32 sums in another order give 1e-7 to 1e-5 in networks of 20 to 100 layers. Planted in a
-            ResNet-50 with random weights, swapped channels, a lost mean and an input shifted by one pixel
-            give 1e-1, 3e-1 and 9e-3. 1e-4 lies between.
-        mean_relative_error: mean error, same unit. Rounding is rarely large, so its mean is far below its
-            maximum; 1e-5 finds a small error that is everywhere, such as TF32 or float16 somewhere inside.
-        agreement: share of images or pixels with the same answer, 0..1. Rounding only changes the answer
-            where two classes are equally strong within 1e-5, less than 1 pixel in 1000.
-
-    Raises:
-        InputError: a number is negative or not finite, or `agreement` is above 1.
-    """
-
-    max_relative_error: float = 1e-4
-    mean_relative_error: float = 1e-5
-    agreement: float = 0.999
-
-    def __post_init__(self) -> None:
-        values = dataclasses.astuple(self)
-        if not all(math.isfinite(value) and value >= 0 for value in values) or self.agreement > 1:
-            raise InputError(f"got {self}, expected shares of 0 or more and an agreement of at most 1")
+from workbench.core.tolerance import AnyTolerance, Limits, OutputNoise
 
 
 @dataclass(frozen=True)
 class OutputParity:
-    """How one output of the candidate compares with the reference's; errors are shares of the reference's range."""
+    """How one output of the candidate compares with the reference's.
+
+    The errors, and what is allowed, are shares of the reference's range: of that of the column (or channel) in which
+    the error is largest beside what is allowed there, where the values stand in columns.
+    """
 
     name: str  # in the reference (in the candidate, if only that has it)
     candidate_output: str | None  # its name there; None if it has none
@@ -52,10 +29,14 @@ class OutputParity:
     reference_range: float = math.nan  # largest minus smallest value
     max_relative_error: float = math.nan  # of a single value; infinite if values are not finite
     mean_relative_error: float = math.nan
+    allowed: float | None = None  # the largest error of a single value that passes
+    noise: float | None = None  # what rounding alone does to a single value; None where it was not measured
+    column: int | None = None  # where the values stand in columns, the one that the errors are of
     relative_l2: float = math.nan  # L2 norm of the error / that of the reference
     cosine: float = math.nan  # of the angle between both outputs taken as vectors
     agreement: float | None = None  # share of equal answers, 0..1
     agreement_of: str = ""  # what the answers are
+    steps: float | None = None  # by which an integer is off at most
     top5_agreement: float | None = None  # mean share of the five strongest classes that are the same
     nan: tuple[int, int] = (0, 0)  # counts in the reference and in the candidate, as for `inf`
     inf: tuple[int, int] = (0, 0)
@@ -86,8 +67,54 @@ TELLING_SENSITIVITY = 0.01
 """A reference that varies by less than this share of its range cannot show that a step of the
 preprocessing is lost."""
 
+NEARLY_CONSTANT = 0.01
+"""Errors of a column are never taken relative to less than this share of its largest value."""
+
+FEW_COLUMNS = 8
+"""As many numbers at the end of three axes are quantities of their own, such as the sides of a box and its score."""
+
 ClassAxis = int | Literal["auto"] | None
 Names = tuple[str | None, str | None]  # of one output in the reference and in the candidate
+
+
+@dataclass
+class Columns:
+    """Running sums over the values of each column of an output, or over all of them as one."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    absolute: NDArray[np.float64]  # sum of the errors, without sign
+    n: int = 0  # values of one column
+
+    @classmethod
+    def empty(cls, number: int) -> "Columns":
+        """Columns without values."""
+        return cls(np.full(number, math.inf), np.full(number, -math.inf), np.zeros(number))
+
+    def add(self, x: NDArray, error: NDArray, finite: NDArray) -> None:
+        """Add the values and the errors, (columns, n) each, of one image where both are finite."""
+        self.low = np.minimum(self.low, x.min(axis=1, where=finite, initial=math.inf))
+        self.high = np.maximum(self.high, x.max(axis=1, where=finite, initial=-math.inf))
+        self.absolute += np.abs(error).sum(axis=1, where=finite)
+        self.n += x.shape[1]
+
+    def as_one(self) -> "Columns":
+        """All values as one column."""
+        low, high = self.low.min(keepdims=True), self.high.max(keepdims=True)
+        return Columns(low, high, self.absolute.sum(keepdims=True), self.n * len(self.low))
+
+    def scales(self) -> NDArray[np.float64]:
+        """What the errors of each column are divided by: its range or, for a constant, its size."""
+        whole = self if len(self.low) == 1 else self.as_one()
+        size, spread = np.maximum(abs(whole.low), abs(whole.high)), whole.high - whole.low
+        known = np.isfinite(spread)
+        one = np.where(known & ~_is_constant(whole.low, whole.high), spread, np.where(known & (size > 0), size, 1.0))
+        if len(self.low) == 1:
+            return one
+        size = np.where(np.isfinite(self.low), np.maximum(abs(self.low), abs(self.high)), 0.0)
+        own = np.where(np.isfinite(self.low), self.high - self.low, 0.0)
+        # The range of a column that hardly varies is rounding itself, of its own values or of the larger ones beside.
+        return np.maximum(np.maximum(own, NEARLY_CONSTANT * size), np.finfo(np.float32).eps * 8 * one)
 
 
 @dataclass
@@ -96,7 +123,8 @@ class OutputSums:
 
     names: Names
     class_axis: ClassAxis
-    tolerance: Tolerance
+    tolerance: AnyTolerance
+    place: int = 0  # among the outputs
     mismatch: str = ""
     shape: tuple[int | None, ...] = ()
     n: int = 0
@@ -105,14 +133,12 @@ class OutputSums:
     xd: float = 0.0
     d: float = 0.0
     dd: float = 0.0
-    absolute: float = 0.0
-    low: float = math.inf
-    high: float = -math.inf
+    columns: "Columns | None" = None
     candidate_low: float = math.inf
     candidate_high: float = -math.inf
     nan: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
     inf: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
-    errors: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # the largest of each column, by image
     agreement_of: str = ""
     answers: int = 0
     agreeing: int = 0
@@ -146,38 +172,57 @@ class OutputSums:
 
     def _add_image(self, name: str, reference: NDArray, candidate: NDArray, axis: int | None) -> None:
         error = self._add_values(reference, candidate)
-        self.errors[name] = max(error, self.errors.get(name, 0.0))
+        self.errors[name] = np.maximum(error, self.errors.get(name, 0.0))
         self._add_answers(reference, candidate, axis)
         self._add_variation(reference, axis)
-        failing = self.tolerance.max_relative_error * (self.high - self.low) < error < math.inf
+        failing = bool((error > self._limits()[0].largest).any()) and bool(np.isfinite(error).all())
         if failing and self.shift is None and self.shift_searches < 3:
             self.shift_searches += 1
             self.shift = _find_shift(reference, candidate, axis)
 
-    def _add_values(self, reference: NDArray, candidate: NDArray) -> float:
-        """Add all values of one image, and return its largest error."""
-        x = reference.ravel().astype(np.float64)
+    def _limits(self) -> tuple[Limits, NDArray[np.float64]]:
+        """What is allowed, and what errors are divided by, in each column."""
+        scales = self._columns().scales()
+        return self.tolerance.limits(self.names, self.place, scales, self.answers), scales
+
+    def _columns(self) -> Columns:
+        return self.columns or Columns.empty(1)
+
+    def _add_values(self, reference: NDArray, candidate: NDArray) -> NDArray[np.float64]:
+        """Add all values of one image, and return the largest error of each column."""
+        axis = _find_column_axis(reference.shape) if reference.size else None
+        number = 1 if axis is None else reference.shape[axis]
+        if self.columns is None:
+            self.columns = Columns.empty(number)
+        elif len(self.columns.low) not in (1, number):  # columns come and go between images
+            self.columns = self.columns.as_one()
+            self.errors = {name: error.max(keepdims=True) for name, error in self.errors.items()}
+        split = axis is not None and len(self.columns.low) == number
+        moved = (np.moveaxis(array, axis or 0, 0) if split else array for array in (reference, candidate))
+        x, error = (
+            array.reshape(number if split else 1, array.size // (number or 1 if split else 1)) for array in moved
+        )
+        x = x.astype(np.float64)
         with np.errstate(invalid="ignore"):  # inf - inf
-            error = candidate.ravel() - x
+            error = error - x
         finite = np.isfinite(error)
         all_finite = bool(finite.all())
         if not all_finite:
             self.nan += [np.isnan(array).sum() for array in (reference, candidate)]
             self.inf += [np.isinf(array).sum() for array in (reference, candidate)]
-            x, error = x[finite], error[finite]
-        if x.size:
-            self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
+        self.columns.add(x, error, finite)
+        good, wrong = (x, error) if all_finite else (x[finite], error[finite])
+        if good.size:
             self.candidate_low = min(self.candidate_low, float(candidate.min()))
             self.candidate_high = max(self.candidate_high, float(candidate.max()))
-            self.n += x.size
-            self.x += float(x.sum())
-            self.xx += float(x @ x)
-            self.xd += float(x @ error)
-            self.d += float(error.sum())
-            self.dd += float(error @ error)
-            np.abs(error, out=error)
-            self.absolute += float(error.sum())
-        return float(error.max(initial=0.0)) if all_finite else math.inf
+            self.n += good.size
+            good, wrong = good.ravel(), wrong.ravel()
+            self.x += float(good.sum())
+            self.xx += float(good @ good)
+            self.xd += float(good @ wrong)
+            self.d += float(wrong.sum())
+            self.dd += float(wrong @ wrong)
+        return np.abs(error).max(axis=1, initial=0.0) if all_finite else np.full(len(x), math.inf)
 
     def _add_answers(self, reference: NDArray, candidate: NDArray, axis: int | None) -> None:
         if reference.dtype.kind != "f":
@@ -189,9 +234,11 @@ class OutputSums:
         else:
             self.agreement_of = "top-1" if reference.ndim == 1 else "pixel"
             left, right = reference.argmax(axis), candidate.argmax(axis)
+        if not left.size:
+            return
         self.answers += left.size
         self.agreeing += int(np.count_nonzero(left == right))
-        if len(self.answers_seen) < 2 and left.size:
+        if len(self.answers_seen) < 2:
             self.answers_seen |= {int(left.min()), int(left.max())}
         if self.agreement_of == "top-1" and reference.size >= 5:
             five = [set(np.argsort(-array, kind="stable")[:5].tolist()) for array in (reference, candidate)]
@@ -214,26 +261,45 @@ class OutputSums:
         name = str(self.names[1] if self.names[0] is None else self.names[0])
         if self.mismatch:
             return OutputParity(name, self.names[1], self.shape, problems=(self.mismatch,))
-        scale, sensitivity = self._scale(), self._sensitivity()
-        worst = worst_first((image, error / scale) for image, error in self.errors.items())
-        limit = max(TELLING_SENSITIVITY, self.tolerance.max_relative_error)
+        columns, (limits, scales) = self._columns(), self._limits()
+        errors = np.stack([*self.errors.values()] or [np.zeros(len(scales))])
+        largest, means = errors.max(axis=0), columns.absolute / max(1, columns.n)
+        place = _worst(largest, limits.largest)
+        sensitivity = self._sensitivity()
+        telling = max(TELLING_SENSITIVITY, float(limits.largest[place] / scales[place]))
         result = OutputParity(
             name, self.names[1], self.shape,
             reference_range=max(0.0, self.high - self.low),
-            max_relative_error=worst[0][1],
-            mean_relative_error=self.absolute / max(1, self.n) / scale,
+            max_relative_error=float(largest[place] / scales[place]),
+            mean_relative_error=float(means[_worst(means, limits.mean)] / scales[_worst(means, limits.mean)]),
+            allowed=float(limits.largest[place] / scales[place]),
+            noise=None if limits.noise is None else float(limits.noise[place] / scales[place]),
+            column=place if len(scales) > 1 else None,
             relative_l2=math.sqrt(self.dd / self.xx) if self.xx > 0 else math.sqrt(self.dd),
             cosine=self._cosine(),
             agreement=self.agreeing / self.answers if self.answers else None,
             agreement_of=self.agreement_of, top5_agreement=float(np.mean(self.top5)) if self.top5 else None,
+            steps=float(largest.max()) if self.agreement_of == "value" else None,
             nan=(int(self.nan[0]), int(self.nan[1])), inf=(int(self.inf[0]), int(self.inf[1])),
-            sensitivity=sensitivity, worst=worst,
-            tells=not self._is_constant() and (sensitivity is None or sensitivity >= limit),
+            sensitivity=sensitivity,
+            worst=worst_first((image, float((error / scales).max())) for image, error in self.errors.items()),
+            tells=self._is_empty() or (not self._is_constant() and (sensitivity is None or sensitivity >= telling)),
         )  # fmt: skip
-        problems = tuple(_find_problems(result, self.tolerance))
+        problems = tuple(_find_problems(result, limits, means / scales, scales))
         if not problems:
             return result
         return dataclasses.replace(result, problems=problems, shift=self.shift, cause=self._find_cause())
+
+    def noise(self, coarse: "OutputSums") -> OutputNoise:
+        """Take the errors for what small moves did to this output, and those of other sums for what coarse ones did."""
+        largest, means = [], []
+        for sums in (self, coarse):
+            columns = sums._columns()
+            errors = np.stack([*sums.errors.values()] or [np.zeros(len(columns.low))])
+            largest.append(tuple(errors.max(axis=0).tolist()))
+            means.append(tuple((columns.absolute / max(1, columns.n)).tolist()))
+        changed = 1 - coarse.agreeing / coarse.answers if coarse.answers else 0.0
+        return OutputNoise(str(self.names[0]), largest[0], means[0], largest[1], means[1], changed)
 
     def notes(self, output: OutputParity) -> list[str]:
         """What weakens the evidence of this output."""
@@ -246,15 +312,26 @@ class OutputSums:
             return [f"output {output.name}: {what}, so that the agreement says little; the errors count."]
         return []
 
+    def _is_empty(self) -> bool:
+        """Whether an image has no values, so that the shape is all there is to compare."""
+        return bool(self.shape) and self.shape[0] != 0 and 0 in self.shape[1:]
+
     def _is_constant(self) -> bool:
         """Whether the reference holds one number, up to the rounding of float32."""
-        return not self.high - self.low > 1e-6 * max(abs(self.high), abs(self.low))
+        return bool(_is_constant(self.low, self.high))
+
+    @property
+    def low(self) -> float:
+        """The smallest value of the reference."""
+        return float(self._columns().low.min())
+
+    @property
+    def high(self) -> float:
+        """The largest value of the reference."""
+        return float(self._columns().high.max())
 
     def _scale(self) -> float:
-        """What errors are divided by: the range or, for a constant, its size."""
-        if not self._is_constant():
-            return self.high - self.low
-        return (max(abs(self.high), abs(self.low)) if self.n else 0.0) or 1.0
+        return float(self._columns().as_one().scales()[0])
 
     def _sensitivity(self) -> float | None:
         between = self.between_pixels if self.between_images is None else self.between_images
@@ -317,21 +394,67 @@ def _mismatch(reference: NDArray | None, candidate: NDArray | None) -> str:
     return ""
 
 
-def _find_problems(output: OutputParity, allowed: Tolerance) -> Iterator[str]:
+def _find_problems(
+    output: OutputParity, limits: Limits, means: NDArray[np.float64], scales: NDArray[np.float64]
+) -> Iterator[str]:
     for kind, numbers in (("NaN", output.nan), ("infinite", output.inf)):
         for number, side in zip(numbers, ("reference", "candidate"), strict=True):
             if number:
                 yield f"{count(number, kind + ' value')} in the {side}"
-    if not output.holds_integers:
-        for kind, error, limit in (
-            ("largest", output.max_relative_error, allowed.max_relative_error),
-            ("mean", output.mean_relative_error, allowed.mean_relative_error),
+    if output.holds_integers:
+        if output.steps is not None and output.steps > limits.steps:
+            yield f"values are off by up to {output.steps:,.0f} (at most {limits.steps:.0f} allowed)"
+    else:
+        mean = _worst(means, limits.mean / scales)
+        for kind, error, limit, column in (
+            ("largest", output.max_relative_error, output.allowed or 0.0, output.column),
+            ("mean", float(means[mean]), float(limits.mean[mean] / scales[mean]), mean),
         ):
             if error > limit:
-                yield f"{kind} error {error:.1e} of the range (allowed {limit:.0e})"
-    if output.agreement is not None and output.agreement < allowed.agreement:
-        share, needed = percent(output.agreement), percent(allowed.agreement)
+                where = f" in channel {column}" if output.column is not None else ""
+                told = output.noise is not None and kind == "largest" and math.isfinite(error)
+                times = f", {times_noise(error, output.noise)}" if told else ""
+                style = ".0e" if output.noise is None else ".1e"
+                yield f"{kind} error {error:.1e} of the range{where}{times} (allowed {limit:{style}})"
+    # Values within a measured limit can exchange no answers but those that rounding exchanges.
+    judged = output.holds_integers or limits.noise is None
+    if judged and output.agreement is not None and output.agreement < limits.agreement:
+        share, needed = percent(output.agreement), percent(limits.agreement)
         yield f"{output.agreement_of} agreement {share} (at least {needed} needed)"
+
+
+def times_noise(error: float, noise: float | None) -> str:
+    """Compare an error with what rounding does, in words; empty where that was not measured.
+
+    >>> times_noise(3.4e-6, 2e-7), times_noise(1e-7, 2e-7), times_noise(1e-7, 0.0), times_noise(1e-7, None)
+    ('17 times what rounding does to this network', '0.5 times what rounding does to this network', \
+'where rounding does nothing', '')
+    """
+    if noise is None:
+        return ""
+    return f"{error / noise:.2g} times what rounding does to this network" if noise else "where rounding does nothing"
+
+
+def _worst(errors: NDArray[np.float64], limits: NDArray[np.float64]) -> int:
+    """The column whose error is largest beside its limit."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return int(np.argmax(np.where(errors > 0, errors / limits, 0.0)))
+
+
+def _is_constant(low: Any, high: Any) -> Any:
+    with np.errstate(invalid="ignore"):  # of no values
+        return ~np.asarray(high - low > 1e-6 * np.maximum(abs(high), abs(low)))
+
+
+def _find_column_axis(shape: tuple[int, ...]) -> int | None:
+    """The axis of one image's output along which quantities of different sizes stand, such as channels, or None."""
+    if len(shape) == 3:
+        return 0 if shape[0] <= shape[2] else 2
+    if len(shape) != 2:
+        return None
+    if shape[1] <= FEW_COLUMNS:
+        return 1
+    return next((axis for axis in (1, 0) if 4 * shape[axis] <= shape[1 - axis]), None)
 
 
 def _find_class_axis(shape: tuple[int, ...], class_axis: ClassAxis) -> int | None:

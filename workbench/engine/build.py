@@ -36,7 +36,7 @@ from workbench.engine.process import run_child
 from workbench.engine.tensorrt_api import Flavour, available_flavours, open_flavour
 from workbench.onnx_graph.file import check, known_digest, take_digest
 from workbench.pictures.feeds import Feed
-from workbench.precision.convert import find_nodes, measure_spec, to_precision
+from workbench.precision.convert import measure_spec, taken_as_kept, to_precision
 from workbench.precision.spec import PrecisionSpec, check_spec
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _build(job: _Job, profile: Profile, digest: str) -> Plan:
     with temporary_folder() as folder:
         converted, plan_path, timing = folder / job.path.name, folder / f"{job.path.name}.plan", ""
         report = to_precision(job.path, converted, job.spec)
-        kept = report.kept if report is not None else find_nodes(job.path, job.spec.keep)
+        kept = report.kept if report is not None else taken_as_kept(job.path, job.spec)
         if job.cache and job.here:
             timing = str(engine_cache.timing_cache_path(job.flavour.name, job.flavour.version, job.here.name))
         order: dict[str, Any] = {"onnx_path": str(converted if report is not None else job.path.resolve())}

@@ -3,20 +3,25 @@
 What a name, a path or an option alone can tell is refused before any framework is imported.
 """
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from workbench.core.errors import InputError
+from workbench.core.errors import ExportError, InputError, ModelError
 from workbench.core.files import atomic_path
 from workbench.export.keras_model import default_opset, keras_to_onnx, tf2onnx_command, write_pb
 from workbench.export.tf2onnx_process import STEPS, Tf2onnxProcess
 from workbench.models.files import freeze_model, model_kind, open_model, open_tf_keras_model
 from workbench.models.tf1_checkpoint import PathLike
 from workbench.models.torch_file import TORCH_SUFFIXES, is_torch
+from workbench.pictures.feeds import Feed, make_feeds
+
+CHECKED = 2
+"""Pictures on which what was written is compared with its source."""
 
 
 def convert(
@@ -29,9 +34,11 @@ def convert(
     outputs: Sequence[str] | None = None,
     opset: int | None = None,
     pb_path: PathLike | None = None,
+    feeds: Iterable[tuple[str, Feed]] | None = None,
+    check: bool = True,
     progress: bool = True,
 ) -> str:
-    """Open a model, convert it to ONNX and say what came out.
+    """Open a model, convert it to ONNX, compare the answers of both, and say what came out.
 
     Args:
         source: a Keras model, a model file, or a model name. An ONNX file is checked and mended.
@@ -42,14 +49,16 @@ def convert(
         outputs: names of the nodes that are answers, for the same; found when None.
         opset: ONNX operator set; 17 (15 for keras2onnx) when None.
         pb_path: also keep the frozen graph here.
+        feeds: (name, feed) pairs to compare on; two pictures, or random numbers, when None.
+        check: run the source and what was written, and compare the answers; False only writes.
         progress: show a bar.
     Returns:
-        The summary: inputs, outputs, operators, and the equivalent tf2onnx command line. For an ONNX file: what the new
-        one holds and costs, what was changed and why, the proof, and what TensorRT's parser says.
+        The summary: inputs, outputs, operators, the verdict, and the equivalent tf2onnx command line. For an ONNX file:
+        what the new one holds and costs, what was changed and why, the proof, and what TensorRT's parser says.
     Raises:
         InputError: `path` does not end in `.onnx`, or options that the source does not take.
         ModelError: the source cannot be opened.
-        ExportError: it cannot be converted.
+        ExportError: it cannot be converted, or what was written does not load or answers differently.
         BackendUnavailableError: a package is missing, or Keras computes with another framework than TensorFlow.
         OutputError: a file cannot be written.
     """
@@ -58,7 +67,7 @@ def convert(
     if suffix == ".onnx":
         if spatial is not None or pb_path is not None or opset is not None:
             raise InputError(f"{source} is an ONNX file: it keeps its sizes and opset; leave spatial, opset and pb out")
-        return _mend(source, path, progress)
+        return _mend(source, path, feeds, progress)
     frozen_only = bool(inputs or outputs) or pb_path is not None
     if suffix in TORCH_SUFFIXES or is_torch(source):
         if spatial is not None or frozen_only or exporter != "tf2onnx":
@@ -66,18 +75,19 @@ def convert(
                 "PyTorch writes ONNX itself, and a program keeps its sizes and ends; leave spatial, inputs, outputs, "
                 "pb and exporter out"
             )
-        return _convert_program(source, path, opset, progress)
+        return _convert_program(source, path, opset, feeds, check, progress)
     opset = default_opset(exporter, opset)
     if exporter == "keras2onnx":
         if frozen_only:
             raise InputError("keras2onnx makes no frozen graph; leave inputs, outputs and pb out")
         model = open_tf_keras_model(source)
         keras_to_onnx(model, path, exporter=exporter, spatial=spatial, opset=opset, progress=progress)
-        return _written(path)
+        return _written(path) + (_check_answers(model, path, feeds) if check else "")
     if suffix is not None:
         model_kind(source, ends_named=bool(inputs or outputs))
     ends = {"inputs": inputs, "outputs": outputs}
-    return _convert_graph(source, path, spatial, ends, opset, pb_path, progress)
+    model, text = _convert_graph(source, path, spatial, ends, opset, pb_path, progress)
+    return _written(path) + (_check_answers(model, path, feeds) if check else "") + text
 
 
 def _check_targets(path: Path, pb_path: Path) -> None:
@@ -90,22 +100,27 @@ def _check_targets(path: Path, pb_path: Path) -> None:
                 pass
 
 
-def _convert_program(source: Any, path: PathLike, opset: int | None, progress: bool) -> str:
+def _convert_program(source: Any, path: PathLike, opset: int | None, feeds: Any, check: bool, progress: bool) -> str:
     if isinstance(source, (str, os.PathLike)):
         model_kind(source)
     from workbench.export.torch_model import torch_to_onnx
 
-    export = torch_to_onnx(open_model(source), None, path, opset=opset, progress=progress)
-    return f"{export.to_text()}written {path}"
+    program = open_model(source)
+    export = torch_to_onnx(program, None, path, opset=opset, progress=progress)
+    return f"{export.to_text()}written {path}" + (_check_answers(program, path, feeds) if check else "")
 
 
 def _convert_graph(
     source: Any, path: PathLike, spatial: Any, ends: dict[str, Any], opset: int, pb_path: Any, progress: bool
-) -> str:
-    """Freeze a Keras or TensorFlow network and convert it with tf2onnx, which starts meanwhile."""
+) -> tuple[Any, str]:
+    """Freeze a Keras or TensorFlow network and convert it with tf2onnx, which starts meanwhile.
+
+    The network as it was opened, and the command line that does the same.
+    """
     with Tf2onnxProcess() as process, tqdm(total=STEPS + 1, unit="step", leave=False, disable=not progress) as bar:
         bar.set_description("open and freeze the model")
-        frozen = freeze_model(open_model(source, **ends), spatial=spatial)
+        model = open_model(source, **ends)
+        frozen = freeze_model(model, spatial=spatial)
         if pb_path is not None:
             write_pb(frozen, pb_path)
         bar.update()
@@ -113,15 +128,15 @@ def _convert_graph(
     graph_file = pb_path or Path(path).with_suffix(".pb")
     command = tf2onnx_command(graph_file, path, frozen.inputs, frozen.outputs, opset=opset)
     kept = "" if pb_path else f" (keep the frozen graph with --pb {graph_file})"
-    return f"{_written(path)}\n\nthe same with tf2onnx itself{kept}:\n{command}"
+    return model, f"\n\nthe same with tf2onnx itself{kept}:\n{command}"
 
 
-def _mend(source: Any, path: PathLike, progress: bool) -> str:
+def _mend(source: Any, path: PathLike, feeds: Any, progress: bool) -> str:
     from workbench.engine.parser import ask_parser
     from workbench.onnx_graph.cost import inspect
     from workbench.onnx_graph.mend import fix
 
-    report = fix(source, path, progress=progress)
+    report = fix(source, path, feeds=feeds, progress=progress)
     answer = ask_parser(path, progress=progress)
     return f"{inspect(path).to_text()}\n{report.to_text()}\n{answer.to_text()}\nwritten {path}"
 
@@ -130,3 +145,27 @@ def _written(path: PathLike) -> str:
     from workbench.onnx_graph.file import check
 
     return f"{check(path).to_text()}\nwritten {path}"
+
+
+def _check_answers(model: Any, path: PathLike, feeds: Iterable[tuple[str, Feed]] | None) -> str:
+    """Run the source and what was written on the same inputs; the verdict, or an ExportError where they differ."""
+    from workbench.runners.backends import open_runner
+    from workbench.runners.compare import compare_runners, shared_specs
+
+    with open_runner(model) as reference:
+        try:
+            candidate = open_runner(path)
+        except ModelError as error:
+            raise ExportError(f"{path} was written, but cannot be used: {error}") from error
+        with candidate:
+            specs = shared_specs(reference, candidate)
+            try:
+                given = list(feeds or itertools.islice(make_feeds(specs), CHECKED))
+            except InputError as error:
+                return f"\nnot compared with its source: {error}"
+            report = compare_runners(reference, candidate, given)
+    if report.status == "fail":
+        raise ExportError(
+            f"{path} was written, but answers differently: {report.verdict} Find the layer with: workbench verify"
+        )
+    return f"\n{report.verdict}"

@@ -15,7 +15,7 @@ from workbench.core.errors import ExportError
 from workbench.core.files import atomic_path
 from workbench.core.packages import load_tensorflow, require_backend
 from workbench.core.process import NO_GPU, Child, move_bar, temporary_folder
-from workbench.models.freezing import fixed_shape, is_tf_keras, tensor_names
+from workbench.models.freezing import fixed_shape, is_tf_keras, named_tensors
 from workbench.models.tf1_checkpoint import PathLike
 
 CHILD = "workbench.export.keras2onnx_child"
@@ -30,14 +30,14 @@ def keras2onnx_to_onnx(model: Any, path: PathLike, *, spatial: tuple[int, int] |
     _check_model(model)
     # its own import needs packages of 2020, which only the child has; asking for its metadata is enough here
     require_backend("onnxconverter_common", "classic")
-    inputs, outputs = tensor_names(model)
+    inputs, outputs = named_tensors(model)
     with atomic_path(path) as temporary, temporary_folder() as folder:
         config, weights = folder / "model.json", folder / "weights.npz"
         config.write_text(json.dumps(_fixed_config(model, inputs, spatial)))
         np.savez(weights, allow_pickle=False, **{str(i): array for i, array in enumerate(model.get_weights())})
         order = {"config": str(config), "weights": str(weights), "onnx": str(temporary), "opset": opset}
         with Child(CHILD, environment={"TF_USE_LEGACY_KERAS": "1", "TF_KERAS": "1", **NO_GPU}) as child:
-            child.run({**order, "inputs": inputs, "outputs": outputs}, move_bar(bar))
+            child.run({**order, "inputs": [*inputs], "outputs": [*outputs]}, move_bar(bar))
     return Path(path)
 
 
@@ -46,7 +46,7 @@ def _check_model(model: Any) -> None:
     if not is_tf_keras(model):
         kind = "a Keras 3 model" if hasattr(model, "layers") else f"a {type(model).__name__}"
         raise ExportError(f"keras2onnx takes tf_keras models only, got {kind} ({name!r}); {_OTHER}")
-    tensor_names(model)
+    named_tensors(model)
     keras = require_backend("tf_keras", "classic")
     if not (isinstance(model, keras.Sequential) or model._is_graph_network):
         raise ExportError(f"keras2onnx needs a functional or Sequential model, {name!r} is a subclass; {_OTHER}")
@@ -70,11 +70,12 @@ def _all_layers(model: Any) -> Iterator[Any]:
         yield from filter(None, [getattr(layer, "layer", None) or getattr(layer, "forward_layer", None)])
 
 
-def _fixed_config(model: Any, inputs: tuple[str, ...], spatial: tuple[int, int] | None) -> dict[str, Any]:
+def _fixed_config(model: Any, inputs: dict[str, Any], spatial: tuple[int, int] | None) -> dict[str, Any]:
     """Return the model's configuration with heights and widths filled in, which leaves the model alone."""
     config = json.loads(model.to_json())
-    tensors = zip(inputs, model.inputs, strict=True)
-    shapes = {tensor.name.split(":")[0]: fixed_shape(name, tuple(tensor.shape), spatial) for name, tensor in tensors}
+    shapes = {
+        tensor.name.split(":")[0]: fixed_shape(name, tuple(tensor.shape), spatial) for name, tensor in inputs.items()
+    }
     for layer in config["config"]["layers"]:
         if layer["class_name"] == "InputLayer" and layer["config"]["name"] in shapes:
             layer["config"]["batch_input_shape"] = shapes[layer["config"]["name"]]

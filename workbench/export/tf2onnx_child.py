@@ -9,18 +9,19 @@ import gc
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from workbench.core.errors import first_line
+from workbench.core.errors import ExportError, first_line
 from workbench.core.packages import load_tensorflow
 from workbench.core.process import send, serve
 from workbench.export.tf2onnx_process import LARGE_GRAPH_BYTES, read_weights
-from workbench.onnx_graph.edit import attribute, graphs, set_attribute
+from workbench.models.freezing import node_place
+from workbench.onnx_graph.edit import STANDARD, all_nodes, attribute, graphs, set_attribute
 from workbench.onnx_graph.file import check, name_batch
 from workbench.onnx_graph.rewrites import give_exact_sizes, keep_zero_padding, make_resize_exact
 
@@ -40,6 +41,7 @@ def graph_to_onnx(
     tensors = [f"{name}:0" for name in (*inputs, *outputs)]
     options: dict[str, Any] = {"input_names": tensors[: len(inputs)], "output_names": tensors[len(inputs) :]}
     options |= {"tensors_to_rename": dict(zip(tensors, (*inputs, *outputs), strict=True)), "opset": opset}
+    options["custom_rewriter"] = [_select_by_where]
     reason = "tf2onnx or TensorFlow has changed inside"
     try:
         if not folded:
@@ -96,6 +98,14 @@ def _optimize(optimizer: Any, graph: Any, iteration: int) -> Any:
     return graph
 
 
+def _select_by_where(graph: Any, nodes: Any) -> Any:
+    """Let tf2onnx write Where for each choice between numbers: its sum of products makes infinities NaN."""
+    for node in nodes:
+        if node.type in ("Select", "SelectV2"):
+            node.set_attr("handles_nan", True)
+    return nodes
+
+
 def _give_scalars_an_axis(graph: Any) -> None:
     """Turn each number that is added to a tensor into an array of one: tf2onnx 1.17 fails on a Conv plus a scalar.
 
@@ -121,6 +131,7 @@ def convert(order: dict[str, Any]) -> None:
 
     send("step", text="convert to ONNX")
     model = graph_to_onnx(read, order["inputs"], order["outputs"], order["opset"], folded=order["folded"])
+    refuse_unknown(model, order["layer_of"])
     repair(model)
     send("step", text="write the file")
     path = Path(order["onnx"])  # large weights go to a second file, for ONNX's own ends at 2 GB
@@ -128,6 +139,20 @@ def convert(order: dict[str, Any]) -> None:
     onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data", convert_attribute=False)
     send("step", text="check the graph")
     check(path)
+
+
+def refuse_unknown(model: onnx.ModelProto, layer_of: Mapping[str, str]) -> None:
+    """Refuse operators of TensorFlow that tf2onnx has left as they are: ExportError names the layers they belong to."""
+    unknown: dict[str, list[str]] = {}
+    for node in all_nodes(model.graph):
+        if node.domain in STANDARD and not onnx.defs.has(node.op_type):
+            operators = unknown.setdefault(node_place(node.name, layer_of), [])
+            operators += [node.op_type] if node.op_type not in operators else []
+    if unknown:
+        found = "; ".join(f"{place} ({', '.join(operators)})" for place, operators in unknown.items())
+        raise ExportError(
+            f"tf2onnx has no ONNX form for {found}; use another layer there, or compute that part outside the network"
+        )
 
 
 def repair(model: onnx.ModelProto) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import mmap
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from workbench.core.errors import ExportError
 from workbench.core.files import atomic_path
 from workbench.core.packages import load_tensorflow, require_backend
 from workbench.core.process import NO_GPU, Child, move_bar, temporary_folder
+from workbench.export.graph_rewrites import rewrite, widen_bfloat16
 from workbench.models.freezing import FrozenGraph
 
 CHILD = "workbench.export.tf2onnx_child"
@@ -18,6 +20,10 @@ STEPS = 3
 LARGE_GRAPH_BYTES = 1 << 30
 _LARGE_WEIGHT_BYTES = 16 << 20
 _SMALL_WEIGHT_BYTES = 1 << 16
+_WIDENED = (
+    "the network computes in bfloat16, which ONNX Runtime does not on a CPU: the ONNX file has its weights, rounded to "
+    "bfloat16, and computes in float32; precision='bf16' (--precision bf16) builds an engine that computes in bfloat16"
+)
 
 # glibc gives each freed weight back to the system and fetches it again; it reads these only when it starts.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
@@ -56,6 +62,7 @@ class Tf2onnxProcess(Child):
             files = {"graph": str(graph), "weights": str(binary), "index": write_weights(weights, binary)}
             del graph_def, weights  # the child has them
             order = {"inputs": frozen.inputs, "outputs": frozen.outputs, "opset": opset, "folded": folded}
+            order |= {"layer_of": frozen.layer_of}
             self.run({**files, **order, "onnx": str(result)}, move_bar(bar))
             data = result.with_name(f"{result.name}.data")
             if data.exists():
@@ -69,7 +76,10 @@ def prepare(frozen: FrozenGraph) -> tuple[Any, dict[str, bytes], bool]:
 
     With it come their contents by node name, and whether TensorFlow's graph optimiser was there to fold it.
     """
-    graph_def, weights = split_weights(frozen.graph_def)
+    graph_def = widen_bfloat16(frozen.graph_def)
+    if graph_def is not frozen.graph_def:
+        warnings.warn(_WIDENED, stacklevel=4)
+    graph_def, weights = split_weights(graph_def)
     functions = graph_def.library.function
     for part in (*graph_def.node, *functions, *(node for function in functions for node in function.node_def)):
         # TensorFlow never takes apart what Keras compiled with XLA, such as its grouped convolutions
@@ -79,7 +89,7 @@ def prepare(frozen: FrozenGraph) -> tuple[Any, dict[str, bytes], bool]:
         graph_def = fold_constants(frozen, graph_def)
     except (ImportError, AttributeError):
         folded = False  # the child says that it takes the slower way
-    _replace_erfc(graph_def)
+    rewrite(graph_def, frozen.layer_of)
     join_weights(graph_def, dict.fromkeys(weights, b""))
     return graph_def, weights, folded
 
@@ -135,20 +145,6 @@ def fold_constants(frozen: FrozenGraph, graph_def: Any) -> Any:
     ends = [f"{name}:0" for name in (*frozen.inputs, *frozen.outputs)]
     meta_graph.collection_def["train_op"].node_list.value.extend(ends)
     return optimizer.OptimizeGraph(config, meta_graph, verbose=False)
-
-
-def _replace_erfc(graph_def: Any) -> None:
-    """Write Erfc(x), which the exact GELU of Keras holds and ONNX does not have, as 1 - Erf(x)."""
-    tf = load_tensorflow()
-    for node in [node for node in graph_def.node if node.op == "Erfc"]:
-        dtype = node.attr["T"].type
-        one = graph_def.node.add(name=f"{node.name}/one", op="Const")
-        one.attr["dtype"].type = dtype
-        one.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(1, dtype))
-        erf = graph_def.node.add(name=f"{node.name}/erf", op="Erf", input=node.input)
-        erf.attr["T"].type = dtype
-        node.op = "Sub"
-        node.input[:] = [one.name, erf.name]
 
 
 def write_weights(weights: dict[str, bytes], path: Path) -> Index:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from workbench.core.compare import ParityReport
 from workbench.core.contract import TensorSpec
 from workbench.core.errors import InputError
-from workbench.core.output_errors import Tolerance
 from workbench.core.report import count
+from workbench.core.tolerance import Tolerance
 from workbench.pictures.cityscapes import CITYSCAPES, confusion_matrix, mean_iou
 from workbench.pictures.feeds import PREPROCESSINGS, Feed, Known, load_arrays, make_feeds
 from workbench.pictures.images import list_images

@@ -1,8 +1,8 @@
 """Freeze Keras models and TensorFlow functions: variables become constants, the ends get clean names."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.core.errors import ExportError, first_line
@@ -12,17 +12,42 @@ from workbench.models.tf1_graph import GraphView, node_name
 
 @dataclass(frozen=True)
 class FrozenGraph:
-    """A TensorFlow GraphDef without variables, and the names of the tensors that go in and out."""
+    """A TensorFlow GraphDef without variables, and the names of the tensors that go in and out.
+
+    `layer_of` has the Keras layer behind each part of a node's name that is one.
+    """
 
     graph_def: Any
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    layer_of: dict[str, str] = field(default_factory=dict)
+
+
+def node_place(name: str, layer_of: Mapping[str, str]) -> str:
+    """Say in which Keras layer a node is, of `FrozenGraph.layer_of`; outside of all layers, its own name.
+
+    >>> node_place("functional_1/shrink_1/resize/ResizeArea", {"shrink_1": "shrink"})
+    "the layer 'shrink'"
+    """
+    found = ""
+    for part in name.split("/")[:-1]:
+        if found and part not in layer_of:
+            break
+        found = layer_of.get(part, "")
+    return f"the layer {found!r}" if found else f"the operation {name!r}"
 
 
 def tensor_names(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names that a Keras model's inputs and outputs get in ONNX and in every runner.
+    """Return the names of `named_tensors`: of the inputs, and of the outputs."""
+    inputs, outputs = named_tensors(model)
+    return tuple(inputs), tuple(outputs)
 
-    A single one is `input` or `output`; several keep the names of their Keras layers. ExportError where it has none.
+
+def named_tensors(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a Keras model's input and output tensors by the names that they get in ONNX and in every runner.
+
+    Those of a dict have its keys, in their order. Else a single one is `input` or `output`, and several keep the names
+    of their Keras layers. ExportError where the model has none.
     """
     if not getattr(model, "inputs", None):
         name = getattr(model, "name", type(model).__name__)
@@ -32,8 +57,28 @@ def tensor_names(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
             f"the model {name!r} ({type(model).__name__}) does not say what it takes, called or not; wrap it: "
             "x = keras.Input((224, 224, 3)) with your shape, then convert keras.Model(x, model(x))"
         )
-    inputs = _clean([tensor.name for tensor in model.inputs], "input")
-    return inputs, _clean(list(getattr(model, "output_names", ())) or [t.name for t in model.outputs], "output")
+    outputs = list(getattr(model, "output_names", ())) or [tensor.name for tensor in model.outputs]
+    given = _named(getattr(model, "input", None), model.inputs, [tensor.name for tensor in model.inputs], "input")
+    answers = _named(getattr(model, "output", None), model.outputs, outputs, "output")
+    # in ONNX all names are different
+    return given, {f"{name}_output" if name in given else name: tensor for name, tensor in answers.items()}
+
+
+def flat_call(model: Any) -> Callable[..., list[Any]]:
+    """Return the forward pass of a Keras model as a function of its inputs that gives its outputs as a list.
+
+    Both are in the order of `named_tensors`, also where the model takes or gives a dict.
+    """
+    tf = load_tensorflow()
+    structure = getattr(model, "input", None)
+
+    def forward(*tensors: Any) -> list[Any]:
+        given = tensors[0] if len(tensors) == 1 else list(tensors)
+        if isinstance(structure, Mapping):
+            given = tf.nest.pack_sequence_as(structure, tensors)
+        return list(tf.nest.flatten(model(given, training=False)))
+
+    return forward
 
 
 def is_tf_keras(model: Any) -> bool:
@@ -49,19 +94,14 @@ def freeze(model: Any, *, spatial: tuple[int, int] | None = None) -> FrozenGraph
     if hasattr(model, "inputs") and not is_tf_keras(model):
         load_keras()
     tf = load_tensorflow()
-    inputs, outputs = tensor_names(model)
+    inputs, outputs = named_tensors(model)
     specs = [
         tf.TensorSpec(fixed_shape(name, tuple(tensor.shape), spatial), _number_type(name, tensor), name=name)
-        for name, tensor in zip(inputs, model.inputs, strict=True)
+        for name, tensor in inputs.items()
     ]
-
-    def forward(*tensors: Any) -> Any:
-        answer = model(tensors[0] if len(tensors) == 1 else list(tensors), training=False)
-        return tf.nest.flatten(answer)
-
     try:
         # the layers of tf_keras may hold a Python `if` on a tensor, which AutoGraph turns into a graph
-        function = tf.function(forward, autograph=is_tf_keras(model)).get_concrete_function(*specs)
+        function = tf.function(flat_call(model), autograph=is_tf_keras(model)).get_concrete_function(*specs)
     except Exception as error:
         if "as a Python `bool`" in str(error) or "Iterating over a symbolic" in str(error):
             raise ExportError(
@@ -69,7 +109,20 @@ def freeze(model: Any, *, spatial: tuple[int, int] | None = None) -> FrozenGraph
                 "tensor), which no graph holds; write it with keras.ops.where or keras.ops.cond"
             ) from error
         raise ExportError(f"TensorFlow cannot trace {model.name!r}: {first_line(error)}") from error
-    return freeze_function(function, inputs, outputs)
+    frozen = freeze_function(function, tuple(inputs), tuple(outputs))
+    return replace(frozen, layer_of=_layers_by_scope(model, frozen.graph_def))
+
+
+def _layers_by_scope(model: Any, graph_def: Any) -> dict[str, str]:
+    """Find the layer behind each part of the nodes' names; Keras 3 gives every one a number at its end."""
+    layers = {layer.name for layer in model._flatten_layers(include_self=False)}
+    found: dict[str, str] = {}
+    for part in {part for node in graph_def.node for part in node.name.split("/")[:-1]}:
+        names = [part, re.sub(r"_\d+$", "", part)]
+        for name in names if is_tf_keras(model) else reversed(names):
+            if name in layers:
+                found.setdefault(part, name)
+    return found
 
 
 def freeze_function(function: Any, inputs: Sequence[str], outputs: Sequence[str]) -> FrozenGraph:
@@ -154,10 +207,27 @@ def _number_type(name: str, tensor: Any) -> Any:
     return tensor.dtype
 
 
-def _clean(names: list[str], single: str) -> tuple[str, ...]:
+def _named(structure: Any, tensors: Sequence[Any], names: list[str], single: str) -> dict[str, Any]:
+    """Name tensors by the keys of the dict that holds them, in the order of `tf.nest.flatten`; else by `names`."""
+    if isinstance(structure, Mapping):
+        names, tensors = map(list, zip(*_leaves(structure), strict=True))
+    elif len(names) == 1:
+        names = [single]
+    return dict(zip(_clean(names), tensors, strict=True))
+
+
+def _leaves(structure: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield what is in dicts and lists, with the keys and numbers that lead there."""
+    if not isinstance(structure, (Mapping, list, tuple)):
+        yield "_".join(path), structure
+        return
+    pairs = sorted(structure.items()) if isinstance(structure, Mapping) else enumerate(structure)
+    for key, value in pairs:
+        yield from _leaves(value, (*path, str(key)))
+
+
+def _clean(names: list[str]) -> tuple[str, ...]:
     """Make names that ONNX, TensorFlow and file systems all accept, without doubles."""
-    if len(names) == 1:
-        return (single,)
     cleaned: list[str] = []
     for name in names:
         name = re.sub(r"[^A-Za-z0-9_]", "_", name.split(":")[0])

@@ -151,12 +151,17 @@ def light_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def inferred_values(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """Element type and shape of every tensor that ONNX's shape inference finds, weights included."""
+def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the contents of weights, with a note of every type and shape that ONNX's shape inference finds."""
     light = light_copy(model)
     with contextlib.suppress(onnx.shape_inference.InferenceError, ValueError):
         light = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    graph = light.graph
+    return light
+
+
+def inferred_values(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
+    """Element type and shape of every tensor that ONNX's shape inference finds, weights included."""
+    graph = inferred(model).graph
     found = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
     for tensor in graph.initializer:
         found[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims).tensor_type

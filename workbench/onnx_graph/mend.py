@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 from workbench.core.compare import ParityReport
 from workbench.core.errors import InputError
 from workbench.core.files import atomic_path
-from workbench.core.output_errors import Tolerance
 from workbench.core.packages import require_backend
 from workbench.core.report import Report, Status, Table, count
+from workbench.core.tolerance import AnyTolerance
 from workbench.onnx_graph import fold, rewrites
 from workbench.onnx_graph.edit import copy_of
 from workbench.onnx_graph.file import check
@@ -139,7 +139,7 @@ def fix(
     *,
     feeds: Feeds | None = None,
     simplifier: str | None = None,
-    tolerance: Tolerance | None = None,
+    tolerance: AnyTolerance | None = None,
     progress: bool = True,
 ) -> FixReport:
     """Apply safe rewrites to an ONNX file and prove each one: same inputs, same answers, else it is dropped and named.
@@ -150,7 +150,7 @@ def fix(
         feeds: (name, feed) pairs to prove with, as `make_feeds` makes them; a picture and noise, or random numbers,
             when None, and both in one batch where the batch is open.
         simplifier: `"onnxslim"` to let that package work on the network first (extra `torch`); None does without.
-        tolerance: what rounding may change where a rewrite calculates; those of `Tolerance()` when None.
+        tolerance: what rounding may change where a rewrite calculates; measured when None.
         progress: show a bar.
     Returns:
         What was changed, how often and why, what was dropped, and the parity of the result.
@@ -167,7 +167,7 @@ def fix(
     check(path)
     original = onnx.load(str(path))
     before = Counter(node.op_type for node in original.graph.node)
-    proof = Proof(original, feeds, tolerance or Tolerance())
+    proof = Proof(original, feeds, tolerance)
     model, applied = _apply(original, chosen, proof, progress)
     parity = proof.report(model)
     with atomic_path(out) as temporary:

@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from workbench.core.compare import ParityReport, compare_batches
+from workbench.core.compare import FLOAT32, ParityReport, compare_batches
 from workbench.core.contract import TensorSpec, check_feed
 from workbench.core.errors import ModelError, first_line
-from workbench.core.output_errors import Tolerance
+from workbench.core.tolerance import AnyTolerance
 from workbench.onnx_graph.edit import real_inputs
 from workbench.onnx_graph.file import tensor_spec
 from workbench.onnx_graph.input_values import input_values
+from workbench.onnx_graph.noise import rounding_noise
 from workbench.onnx_graph.session import open_session, run_session
 from workbench.pictures.feeds import Known, channel_axis, make_feeds, random_feed
 
@@ -29,12 +30,13 @@ Feeds = Iterable[tuple[str, Mapping[str, NDArray[Any]]]]
 class Proof:
     """The answers of a network, which is right by definition, to some feeds; and the judgement of others by them.
 
-    The feeds are (name, feed) pairs, those of `default_feeds` when None; the tolerance is what rounding may change.
+    The feeds are (name, feed) pairs, those of `default_feeds` when None; the tolerance is what rounding may change,
+    measured when None.
     A network that ONNX Runtime cannot run, or that answers differently each time, is a ModelError.
     """
 
-    def __init__(self, model: onnx.ModelProto, feeds: Feeds | None, tolerance: Tolerance) -> None:
-        self._tolerance = tolerance
+    def __init__(self, model: onnx.ModelProto, feeds: Feeds | None, tolerance: AnyTolerance | None) -> None:
+        self._model, self._tolerance = model, tolerance
         specs = {value.name: tensor_spec(value) for value in real_inputs(model.graph)}
         self._feeds = [
             (name, dict(feed)) for name, feed in (default_feeds(specs, input_values(model)) if feeds is None else feeds)
@@ -62,6 +64,8 @@ class Proof:
             return f"the changed network does not run ({first_line(error)})"
         if all(map(_same, self._last, answers)):
             return ""
+        if self._tolerance is None and not exact:
+            self._tolerance = rounding_noise(self._model, self._feeds)
         report = self._report(answers)
         if exact:
             worst = max(output.max_relative_error for output in report.outputs)
@@ -83,7 +87,7 @@ class Proof:
             zip((name for name, _ in self._feeds), self._answers, answers, strict=True),
             reference_name="the graph as it was",
             candidate_name="the rewritten graph",
-            tolerance=self._tolerance,
+            tolerance=self._tolerance or FLOAT32,  # not measured: the answers are the same to the last bit
         )
 
 

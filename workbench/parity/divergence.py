@@ -9,8 +9,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from workbench.core.errors import InputError
-from workbench.core.output_errors import Tolerance
 from workbench.core.report import count
+from workbench.core.tolerance import Tolerance
 from workbench.parity.layer_errors import LayerError, explain, short_error, tensor_error
 from workbench.parity.pairs import Layers, Pairing, pair_tensors
 from workbench.parity.probes import GraphProbe, open_probe

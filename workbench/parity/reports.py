@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from workbench.core.compare import ParityReport
 from workbench.core.contract import RunnerInfo
+from workbench.core.output_errors import OutputParity
 from workbench.core.report import Cells, Report, Status, Table, count, percent
 from workbench.parity.layer_errors import LayerError, short_error
 
@@ -18,7 +19,7 @@ AROUND = 4
 """How many layers before and after the jump the table shows."""
 
 NAMES_SHOWN = 12
-STAGE_HEADINGS = ("stage", "computed by", "result", "max error", "note")
+STAGE_HEADINGS = ("stage", "computed by", "result", "max error", "rounding", "allowed", "note")
 LAYER_HEADINGS = (
     "", "depth", "layer", "operator", "shape", "error before", "error", "range", "largest", "NaN, Inf", "remark",
 )  # fmt: skip
@@ -122,9 +123,9 @@ class Stage:
         """The row of the stage, with the report on it and the stage before it."""
         if self.skipped:
             reason = f"{self.made}, not run: {self.skipped}" if self.made else self.skipped
-            return (self.name, "-", "fail" if self.failed else "not run", "-", reason)
-        result, error, agreement = ("reference", "-", "") if report is None else _judged(report)
-        return (self.name, self.runner or "-", result, error, ", ".join(filter(None, (self.made, agreement))))
+            return (self.name, "-", "fail" if self.failed else "not run", "-", "-", "-", reason)
+        *result, agreement = ("reference", "-", "-", "-", "") if report is None else _judged(report)
+        return (self.name, self.runner or "-", *result, ", ".join(filter(None, (self.made, agreement))))
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,10 @@ class StagesReport(Report):
             return self.divergence.figure()
         from workbench.parity.figures import chain_figure
 
-        rows = [(name, report.status, largest_error(report)) for name, report in self._compared().items()]
-        allowed = max((report.tolerance.max_relative_error for report in self.reports), default=None)
+        rows = [
+            (name, report.status, worst_output(report).max_relative_error) for name, report in self._compared().items()
+        ]
+        allowed = max((worst_output(report).allowed or 0.0 for report in self.reports), default=None)
         return chain_figure(self.stages[0].name, rows, allowed)
 
     def _compared(self) -> dict[str, ParityReport]:
@@ -177,8 +180,8 @@ class StagesReport(Report):
 
     def _remarks(self) -> Iterable[str]:
         for report in self.reports:
-            allowed = report.tolerance.max_relative_error
-            yield f"Errors: the largest from the stage before, as a share of that one's range; allowed: {allowed:.0e}."
+            allowed = report.tolerance.describe()
+            yield f"Errors: the largest from the stage before, as a share of that one's range. Allowed: {allowed}."
         for report in self._failed():
             yield from report._remarks()
         for report in list(self._compared().values())[-1:]:
@@ -193,13 +196,16 @@ class StagesReport(Report):
         return [report for report in self._compared().values() if report.status == "fail"]
 
 
-def largest_error(report: ParityReport) -> float:
-    """The largest error of all outputs, as a share of their ranges; NaN where an output is missing."""
-    return max((output.max_relative_error for output in report.outputs), key=lambda error: (math.isnan(error), error))
+def worst_output(report: ParityReport) -> OutputParity:
+    """The output with the largest error, first of all one that is missing."""
+    return max(report.outputs, key=lambda output: (math.isnan(output.max_relative_error), output.max_relative_error))
 
 
-def _judged(report: ParityReport) -> tuple[str, str, str]:
-    """The word of the verdict, the largest error, and how many answers are the same."""
+def _judged(report: ParityReport) -> tuple[str, str, str, str, str]:
+    """The word of the verdict, the largest error, beside what rounding does and what is allowed, and the agreement."""
     shares = [(output.agreement, output.agreement_of) for output in report.outputs if output.agreement is not None]
     agreement = "".join(f"{what} agreement {percent(share)}" for share, what in sorted(shares)[:1])
-    return report.status, short_error(largest_error(report)), agreement
+    worst = worst_output(report)
+    numbers = (worst.max_relative_error, worst.noise, worst.allowed)
+    error, noise, allowed = (short_error(math.nan if number is None else number) for number in numbers)
+    return report.status, error, noise, allowed, agreement

@@ -1,7 +1,8 @@
 """Make every stage of a network on its way to an engine, run it, compare neighbours, and name the stage at fault."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from workbench.core.compare import ParityReport
+from workbench.core.contract import Runner, ordered_feed
 from workbench.core.driver import probe_driver
 from workbench.core.errors import (
     BackendUnavailableError,
@@ -20,9 +22,11 @@ from workbench.core.errors import (
     WorkbenchError,
 )
 from workbench.core.files import make_folder
-from workbench.core.output_errors import Tolerance
+from workbench.core.output_errors import times_noise
 from workbench.core.process import temporary_folder
 from workbench.core.report import Status, count
+from workbench.core.tolerance import FLOOR, AnyTolerance, coarsest
+from workbench.export.conversion import convert
 from workbench.export.keras_model import frozen_to_onnx
 from workbench.export.torch_model import torch_to_onnx
 from workbench.models.files import freeze_model, open_model
@@ -31,10 +35,10 @@ from workbench.onnx_graph.mend import fix
 from workbench.parity.divergence import first_divergence
 from workbench.parity.pairs import layer_namer, pair_tensors
 from workbench.parity.probes import open_probe
-from workbench.parity.reports import Divergence, Stage, StagesReport, largest_error
+from workbench.parity.reports import Divergence, Stage, StagesReport, worst_output
 from workbench.pictures.feeds import Feed, make_feeds
 from workbench.runners.backends import backend_for, open_runner
-from workbench.runners.compare import compare_runners, shared_specs
+from workbench.runners.compare import compare_runners, measured_tolerance, shared_specs
 
 Made = list[tuple[Stage, Any]]
 """The stages in order, each with what `open_runner` opens; None where it did not come to be."""
@@ -46,7 +50,8 @@ def verify(
     images: str | os.PathLike[str] | None = None,
     preprocess: str = "unit",
     spatial: tuple[int, int] | None = None,
-    tolerance: Tolerance | None = None,
+    feeds: Iterable[tuple[str, Feed]] | None = None,
+    tolerance: AnyTolerance | None = None,
     work_folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> StagesReport:
@@ -62,7 +67,8 @@ def verify(
         images: a folder of pictures; built-in ones when None.
         preprocess: how pictures become inputs, see `workbench.pictures.feeds.make_feeds`.
         spatial: (height, width) in pixels for a model that leaves them open.
-        tolerance: the limits; those of `Tolerance()` when None.
+        feeds: (name, feed) pairs to judge on instead of pictures, by the names of the first stage's inputs.
+        tolerance: the limits; when None what rounding does to this network is measured, and a multiple of it allowed.
         work_folder: keep the files that are made here; they are deleted when None.
         progress: show bars.
     Returns:
@@ -73,9 +79,14 @@ def verify(
         ImageError: a file in `images` is not an image.
         OutputError: `work_folder` cannot be written to.
     """
+    if feeds is not None and images is not None:
+        raise InputError("got feeds and images; give one of them")
+    given = None if feeds is None else list(feeds)
+    if given == []:
+        raise InputError("got no feed to judge on; give at least one (name, arrays) pair")
     with temporary_folder() if work_folder is None else nullcontext(make_folder(work_folder)) as folder:
         made = _name_stages(model, others) if others else _make_stages(model, folder, spatial, progress)
-        return _Chain(made, bool(others), images, preprocess, tolerance, progress).judge()
+        return _Chain(made, bool(others), images, preprocess, given, tolerance, progress, folder).judge()
 
 
 def _name_stages(model: Any, others: tuple[Any, ...]) -> Made:
@@ -176,8 +187,12 @@ class _Chain:
     given: bool
     images: str | os.PathLike[str] | None
     preprocess: str
-    tolerance: Tolerance | None
+    feeds: list[tuple[str, Feed]] | None
+    tolerance: AnyTolerance | None
     progress: bool
+    folder: Path
+    unit: str = "float32"  # the coarsest type that any stage computes in
+    measured: dict[str, tuple[AnyTolerance, tuple[str, ...]]] = field(default_factory=dict)
     reports: dict[str, ParityReport] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -219,10 +234,42 @@ class _Chain:
                 return None
             with candidate:
                 self.stages[second] = replace(self.stages[second], runner=candidate.info.name)
-                feeds = make_feeds(shared_specs(reference, candidate), self.images, self.preprocess)
+                tolerance = self._tolerance(reference, candidate)
+                feeds = self._feeds(reference, candidate)
                 title = f"{first} and {second}"
                 bar = tqdm(feeds, desc=title, unit="picture", leave=False, disable=not self.progress)
-                return compare_runners(reference, candidate, bar, self.tolerance)
+                return compare_runners(reference, candidate, bar, tolerance)
+
+    def _feeds(self, reference: Runner, candidate: Runner) -> Iterable[tuple[str, Feed]]:
+        specs = shared_specs(reference, candidate)
+        if self.feeds is None:
+            return make_feeds(specs, self.images, self.preprocess)
+        return [(name, dict(zip(specs, ordered_feed(list(specs), feed), strict=True))) for name, feed in self.feeds]
+
+    def _tolerance(self, reference: Runner, candidate: Runner) -> AnyTolerance:
+        """What was given, or what rounding does to the network, measured once for each of its ONNX files."""
+        if self.tolerance is not None:
+            return self.tolerance
+        self.unit = coarsest(self.unit, reference.unit, candidate.unit)
+        file = candidate.onnx_file or reference.onnx_file
+        if not self.given or file is None:  # of stages that are made here there is one network
+            file = next((target for target in self.targets.values() if backend_for(target) == "onnxruntime"), None)
+        key = f"{file} {self.unit}"
+        if key not in self.measured:
+            file = file or self._twin()
+            self.measured[key] = measured_tolerance(file, self._feeds(reference, candidate), self.unit)
+            self.notes += self.measured[key][1]
+        return self.measured[key][0]
+
+    def _twin(self) -> Path | None:
+        """The ONNX form of networks none of which is an ONNX file; None where it cannot be made."""
+        for target in self.targets.values():
+            if backend_for(target) in ("keras", "torch"):
+                with contextlib.suppress(WorkbenchError):
+                    path = self.folder / "rounding.onnx"
+                    convert(target, path, check=False, progress=False)
+                    return path
+        return None
 
     def _is_at_fault(self, name: str) -> bool:
         return self.stages[name].failed or (name in self.reports and self.reports[name].status == "fail")
@@ -240,20 +287,26 @@ class _Chain:
         try:
             feed = self._telling_feed(first, second, self.reports[name])
             layers = _layers(next(iter(self.targets.values())), first, feed)
-            options: dict[str, Any] = {"tolerance": self.tolerance, "progress": self.progress}
-            return first_divergence(first, second, feed, layers=layers, **options)
+            allowed = self._allowed_inside(self.reports[name])
+            return first_divergence(first, second, feed, tolerance=allowed, layers=layers, progress=self.progress)
         except WorkbenchError as error:
             self.notes.append(f"the layer at fault could not be looked for: {error}.")
             return None
+
+    def _allowed_inside(self, report: ParityReport) -> float | None:
+        """The error from which a layer is wrong: what its output may differ by, and less than it does."""
+        failed = next(output for output in report.outputs if output.problems)
+        error = failed.max_relative_error
+        if failed.allowed is None or not error > 0:
+            return None
+        return max(min(failed.allowed, error / 2), FLOOR)
 
     def _telling_feed(self, first: Any, second: Any, report: ParityReport) -> Feed:
         """The picture with the largest error, else the first one."""
         worst = report.worst[0][0] if report.worst else ""
         with open_runner(first) as reference, open_runner(second) as candidate:
-            specs = shared_specs(reference, candidate)
-        feeds = make_feeds(specs, self.images, self.preprocess)
-        telling = (feed for name, feed in feeds if worst == name or worst.startswith(f"{name}, "))
-        return next(telling, None) or next(make_feeds(specs, self.images, self.preprocess))[1]
+            telling = (feed for name, feed in self._feeds(reference, candidate) if f"{worst}, ".startswith(f"{name}, "))
+            return next(telling, None) or next(iter(self._feeds(reference, candidate)))[1]
 
     def _verdict(self, status: str, at_fault: str | None, divergence: Divergence | None) -> str:
         missing = [stage.name for stage in self.stages.values() if stage.skipped and not stage.failed]
@@ -270,9 +323,11 @@ class _Chain:
             return f"FAIL: no single stage breaks the network ({names}), but the small errors add up.{left_out}"
         if status == "inconclusive":
             return next(report.verdict for report in reports if report.status == "inconclusive") + left_out
-        error = max(map(largest_error, reports))
         on = f"on {count(reports[-1].images, 'image')}"
-        return f"PASS: every stage answers like the one before it {on} ({names}): largest error {error:.1e}.{left_out}"
+        worst = max(map(worst_output, reports), key=lambda output: output.max_relative_error)
+        times = f", {times_noise(worst.max_relative_error, worst.noise)}" if worst.noise is not None else ""
+        text = f"PASS: every stage answers like the one before it {on} ({names}): largest error"
+        return f"{text} {worst.max_relative_error:.1e}{times}.{left_out}"
 
     def _blame(self, name: str, divergence: Divergence | None) -> str:
         if name not in self.reports:

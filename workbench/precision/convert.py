@@ -22,6 +22,11 @@ PathLike = str | os.PathLike[str]
 
 # Operators that TensorRT makes convolutions or matrix products of.
 _WITH_WEIGHTS = ("Attention", "Conv", "ConvTranspose", "DeformConv", "GRU", "Gemm", "LSTM", "MatMul", "RNN")
+# Operators that move or convert numbers.
+_MOVES = {
+    "Cast", "Concat", "Constant", "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "If", "Loop", "Pad",
+    "Range", "Reshape", "Scan", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
 _FLOAT8 = {TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ}
 
 
@@ -103,6 +108,26 @@ def find_nodes(path: PathLike, words: Iterable[str]) -> tuple[tuple[str, str, st
     nodes = [*chosen, *(inner for node in chosen for body in edit.inner_graphs(node) for inner in edit.all_nodes(body))]
     names = {node.name or next(filter(None, node.output), ""): node.op_type for node in nodes}
     return tuple((name, operator, "you keep it") for name, operator in names.items())
+
+
+def taken_as_kept(path: PathLike, spec: PrecisionSpec) -> tuple[tuple[str, str, str], ...]:
+    """Find what stays float32 in a file that is built as it is: the nodes of `keep`, and those the file has in float32.
+
+    The latter count for a half float only, and only where other nodes compute in it; entries as `PrecisionReport.kept`.
+    """
+    kept = find_nodes(path, spec.keep)
+    wanted = next((kind for kind, half in HALVES.items() if half.precision == spec.precision), None)
+    if wanted is None:
+        return kept
+    graph = edit.inferred(read(path)).graph
+    ends = (value for part in edit.graphs(graph) for value in (*part.input, *part.value_info, *part.output))
+    types = {value.name: value.type.tensor_type.elem_type for value in ends}
+    nodes = [node for node in edit.all_nodes(graph) if node.op_type not in _MOVES]
+    if not any(types.get(node.output[0]) == wanted for node in nodes):
+        return kept
+    wide = [node for node in nodes if types.get(node.output[0]) == TensorProto.FLOAT]
+    entries = [(node.name or node.output[0], node.op_type, "the file has it in float32") for node in wide]
+    return (*kept, *(entry for entry in entries if entry[0] not in {name for name, *_ in kept}))
 
 
 def _quantize(path: PathLike, out: PathLike, spec: PrecisionSpec) -> PrecisionReport:

@@ -1,39 +1,68 @@
 """Run two forms of one network on the same inputs and judge whether the answers agree."""
 
+import itertools
+import os
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from workbench.core.compare import ParityReport, compare_batches
+from workbench.core.compare import FLOAT32, ParityReport, compare_batches
 from workbench.core.contract import Runner, TensorSpec
-from workbench.core.errors import InputError
-from workbench.core.output_errors import Tolerance
+from workbench.core.errors import ExportError, InputError, ModelError, first_line
+from workbench.core.tolerance import AnyTolerance, coarsest
+from workbench.onnx_graph.noise import FEEDS, rounding_noise
 from workbench.pictures.feeds import Feed
 
 
 def compare_runners(
-    reference: Runner, candidate: Runner, feeds: Iterable[tuple[str, Feed]], tolerance: Tolerance | None = None
+    reference: Runner, candidate: Runner, feeds: Iterable[tuple[str, Feed]], tolerance: AnyTolerance | None = None
 ) -> ParityReport:
     """Compare two open runners on named feeds.
+
+    How far they may differ is measured: what rounding does to the network, on the first feeds. Where neither runs an
+    ONNX file, give `rounding_noise("net.onnx", feeds)` of the ONNX form, or the limits of `Tolerance()` are taken, and
+    a note says so.
 
     Args:
         reference: the runner whose answers are right by definition.
         candidate: the runner that is judged.
         feeds: (name, feed) pairs, one picture each; consumed one at a time.
-        tolerance: the limits; those of `Tolerance()` when None.
+        tolerance: the limits; measured when None.
     Returns:
         The parity report; `passed` says whether the candidate may be used instead of the reference.
     """
+    waiting: Iterator[tuple[str, Feed]] = iter(feeds)
+    notes: tuple[str, ...] = ()
+    if tolerance is None:
+        first = list(itertools.islice(waiting, FEEDS))
+        waiting = itertools.chain(first, waiting)
+        tolerance, notes = measured_tolerance(
+            candidate.onnx_file or reference.onnx_file, first, coarsest(reference.unit, candidate.unit)
+        )
 
     def answers() -> Iterator[tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]]:
-        for name, feed in feeds:
+        for name, feed in waiting:
             same_names = set(feed) == set(candidate.inputs)
             renamed = feed if same_names else dict(zip(candidate.inputs, feed.values(), strict=True))
             yield name, reference.infer(feed), candidate.infer(renamed)
 
     names = (reference.info.name, candidate.info.name)
-    limits = tolerance or Tolerance()
-    return compare_batches(answers(), reference_name=names[0], candidate_name=names[1], tolerance=limits)
+    return compare_batches(
+        answers(), reference_name=names[0], candidate_name=names[1], tolerance=tolerance, notes=notes
+    )
+
+
+def measured_tolerance(
+    onnx_file: str | os.PathLike[str] | None, feeds: Iterable[tuple[str, Feed]], unit: str
+) -> tuple[AnyTolerance, tuple[str, ...]]:
+    """What rounding does to the network of an ONNX file; fixed limits, and a note that says why, where that fails."""
+    reason = "neither of the two is an ONNX file"
+    if onnx_file is not None:
+        try:
+            return rounding_noise(onnx_file, feeds, unit=unit), ()
+        except (ModelError, ExportError) as error:
+            reason = first_line(error)
+    return FLOAT32, (f"what rounding does to this network was not measured, so the limits are fixed: {reason}.",)
 
 
 def shared_specs(reference: Runner, candidate: Runner) -> dict[str, TensorSpec]:

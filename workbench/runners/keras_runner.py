@@ -6,6 +6,7 @@ import numpy as np
 
 from workbench.core.contract import Runner, RunnerInfo, TensorSpec
 from workbench.core.packages import load_tensorflow, require_backend
+from workbench.core.tolerance import CEILINGS, coarsest
 from workbench.models.freezing import FrozenGraph, is_tf_keras, tensor_names
 
 
@@ -51,6 +52,8 @@ class KerasRunner(_TensorFlowRunner):
 
         ends = zip(inputs, model.inputs, strict=True), zip(outputs, model.outputs, strict=True)
         super().__init__(model, forward, *map(dict, ends))
+        types = {getattr(layer, "compute_dtype", "") for layer in model._flatten_layers()}
+        self.unit = coarsest(*(types & CEILINGS.keys()))
 
 
 class FrozenGraphRunner(_TensorFlowRunner):
@@ -63,6 +66,9 @@ class FrozenGraphRunner(_TensorFlowRunner):
         find = wrapped.graph.get_tensor_by_name
         inputs, outputs = ({name: find(f"{name}:0") for name in names} for names in (frozen.inputs, frozen.outputs))
         super().__init__(frozen, wrapped.prune([*inputs.values()], [*outputs.values()]), inputs, outputs)
+        kinds = {item.type for node in frozen.graph_def.node for item in node.attr.values() if item.type}
+        types = {tf.dtypes.as_dtype(kind).name for kind in kinds}
+        self.unit = coarsest(*(types & CEILINGS.keys()))
 
 
 def _specs(tensors: dict[str, Any]) -> dict[str, TensorSpec]:

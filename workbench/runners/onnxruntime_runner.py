@@ -1,6 +1,7 @@
 """Run an ONNX file with ONNX Runtime, in the types that the file names: its float32 is full float32, not TF32."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from workbench.core.contract import Runner, RunnerInfo
 from workbench.core.errors import BackendUnavailableError, InputError
 from workbench.core.packages import require_backend
 from workbench.onnx_graph.file import check
-from workbench.onnx_graph.session import FLOAT8, open_session, prepare_cuda, weight_types
+from workbench.onnx_graph.session import FLOAT8, open_session, prepare_cuda, run_session, weight_types
 
 
 class OnnxRuntimeRunner(Runner):
@@ -39,11 +40,12 @@ class OnnxRuntimeRunner(Runner):
                 "ONNX Runtime fell back to the CPU: the libraries of its CUDA provider do not load; install the CUDA "
                 "and cuDNN that it was built for, with pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
+        self.onnx_file = Path(path)
         info = RunnerInfo("onnxruntime", runtime.__version__, where)
         super().__init__(info, {s.name: s for s in summary.inputs}, {s.name: s for s in summary.outputs})
 
     def _infer(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(self.outputs, self._session.run(list(self.outputs), feed), strict=True))
+        return run_session(self._session, feed, f"run {self.onnx_file}")
 
     def _close(self) -> None:
         self._session = None
