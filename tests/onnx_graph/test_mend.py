@@ -523,6 +523,15 @@ def test_the_same_answers_that_hardly_vary_are_not_called_a_proof(mend):
     assert "proved" not in report.verdict
 
 
+def test_the_same_answers_with_nan_are_neither_a_proof_nor_a_fault(mend):
+    nodes = [helper.make_node("Identity", ["x"], ["a"]), helper.make_node("Log", ["a"], ["y"])]
+    report, _ = mend(network(nodes, [4, 8], [4, 8]))  # the logarithm of random numbers, of which half are negative
+    assert counts(report) == {"no-ops": 1}
+    assert report.status == "inconclusive"
+    assert "the answers hold NaN or infinity" in report.verdict
+    assert "differs" not in report.to_text()
+
+
 @pytest.mark.parametrize("shape", [[None, 3, 32, 48], [None, "H", "W", 3], [2, 3, 32, 48]])
 def test_pictures_of_any_layout_and_open_sizes_are_fed(mend, shape):
     nodes = [helper.make_node("Identity", ["x"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]

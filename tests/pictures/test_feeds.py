@@ -1,12 +1,14 @@
 """Inputs made for networks of which only the specs are known."""
 
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from workbench.core.contract import TensorSpec
 from workbench.core.errors import ImageError, InputError
-from workbench.pictures.feeds import channel_axis, make_feeds, picture_array
+from workbench.pictures.feeds import channel_axis, make_feeds, picture_array, read_feeds
 from workbench.pictures.images import CITYSCAPES_MEAN, IMAGENET_MEAN_BGR
 
 CHW = TensorSpec("x", (None, 3, 32, 48), "float32")
@@ -80,6 +82,83 @@ def test_an_open_picture_size_is_refused():
 def test_strings_are_refused():
     with pytest.raises(InputError, match="for which no test input can be made"):
         list(make_feeds({"s": TensorSpec("s", (None,), "object")}))
+
+
+def test_what_is_known_of_an_input_goes_into_it_beside_pictures_too():
+    specs = {"x": CHW, "ids": TensorSpec("ids", (None, 99), "int64"), "sizes": TensorSpec("sizes", (2,), "int64")}
+    known = {"ids": 1000, "sizes": np.array([3, 4])}
+    found = [feed for _, feed in make_feeds(specs, known=known)]
+    assert all(feed["sizes"].tolist() == [3, 4] for feed in found)
+    ids = np.concatenate([feed["ids"] for feed in found])
+    assert ids.min() >= 0
+    assert 900 < ids.max() < 1000  # none of 500 and more above 900 has a chance of 1e-23
+
+
+def test_a_file_of_arrays_is_one_feed_and_its_first_axis_is_not_split(tmp_path):
+    arrays = {"x": np.arange(6.0).reshape(2, 3), "scope/n:0": np.array(7)}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    ((name, feed),) = read_feeds(tmp_path / "mine.npz")
+    assert name == "mine"
+    assert feed.keys() == arrays.keys()
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(feed[key], array)
+        assert feed[key].dtype == array.dtype
+
+
+def test_a_folder_of_files_is_a_feed_for_each_in_the_order_of_their_names(tmp_path):
+    for name in ("b", "a"):
+        np.savez(tmp_path / f"{name}.npz", x=np.zeros(1))
+    (tmp_path / "notes.txt").write_text("not a feed")
+    assert [name for name, _ in read_feeds(tmp_path)] == ["a", "b"]
+
+
+def test_text_comes_as_networks_take_it(tmp_path):
+    np.savez(tmp_path / "words.npz", x=np.array(["one", "two"]))
+    ((_, feed),) = read_feeds(tmp_path / "words.npz")
+    assert (feed["x"].dtype, feed["x"].tolist()) == (np.dtype(object), ["one", "two"])
+
+
+def write_text(path):
+    path.write_text("x = 1")
+
+
+def write_nothing(path):
+    path.write_bytes(b"")
+
+
+def write_one_array(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def write_pickled(path):
+    np.savez(path, x=np.array([{"code": 1}], object))
+
+
+def write_other_zip(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x.txt", "no array")
+
+
+def write_damaged(path):
+    np.savez(path, x=np.zeros(99))
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+@pytest.mark.parametrize(
+    "write", [write_text, write_nothing, write_one_array, write_pickled, write_other_zip, write_damaged]
+)
+def test_a_file_that_holds_no_plain_arrays_is_one_sentence(write, tmp_path):
+    write(tmp_path / "bad.npz")
+    with pytest.raises(InputError, match=r"bad\.npz is not an \.npz file of plain arrays; write one .* np\.savez"):
+        read_feeds(tmp_path / "bad.npz")
+
+
+def test_missing_feeds_are_one_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"none\.npz cannot be read \(No such file or directory\); give an \.npz file"):
+        read_feeds(tmp_path / "none.npz")
+    with pytest.raises(InputError, match=r"without any \.npz file; write one for each feed"):
+        read_feeds(tmp_path)
 
 
 def test_an_unknown_preprocessing_is_refused():

@@ -201,7 +201,8 @@ def prepare(
     specs = {spec.name: replace(spec, shape=_sized(spec, size)) for spec in check(path).inputs}
     if size is not None and not any(channel_axis(spec) is not None for spec in specs.values()):
         raise InputError(f"got the size {size[0]}x{size[1]} for a network that takes no pictures; leave sizes out")
-    fixed = next((spec.shape[0] for spec in specs.values() if spec.shape and spec.shape[0] is not None), None)
+    firsts = [spec.shape[0] for spec in specs.values() if spec.shape]
+    fixed = firsts[0] if firsts and None not in firsts else None
     for _, file in pictures.feeds or ():
         check_feed(specs, load_arrays(file))
     known = input_values(read(path))

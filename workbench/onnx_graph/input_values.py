@@ -76,7 +76,7 @@ _RULES: dict[tuple[str, int], Callable[[_Node], Any]] = {
     ("CumProd", 1): lambda node: [0],
     ("CumSum", 1): lambda node: [0],
     ("Div", 1): lambda node: [1],
-    ("Dropout", 1): lambda node: [0.5],
+    ("Dropout", 1): lambda node: [0],
     ("Expand", 1): lambda node: node.outcome,
     ("MaxUnpool", 2): lambda node: node.outcome,
     ("Mod", 1): lambda node: [1],

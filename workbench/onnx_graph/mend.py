@@ -92,8 +92,8 @@ class FixReport(Report):
 
     @property
     def status(self) -> Status:
-        """That of the parity."""
-        return self.parity.status
+        """`"pass"`, else `"inconclusive"`: what was kept is proved, so the parity has no fault to show."""
+        return "pass" if self.parity.passed else "inconclusive"
 
     @property
     def kept(self) -> tuple[AppliedRewrite, ...]:
@@ -113,8 +113,9 @@ class FixReport(Report):
             return f"{self.path.name}: nothing was changed, {count(before, 'node')}."
         inputs = count(self.parity.images, "input")
         proof = f"proved with ONNX Runtime on {inputs}"
-        if not self.parity.passed:  # each rewrite passed, so the answers are the same, but say little
-            proof = f"with the same answers in ONNX Runtime to {inputs}; but these hardly vary: give feeds that do"
+        if not self.parity.passed:
+            flaw = "the answers hold NaN or infinity" if self.parity.status == "fail" else "these hardly vary"
+            proof = f"with the same answers in ONNX Runtime to {inputs}; but {flaw}: give other feeds"
         text = f"{self.path.name}: {before} nodes became {after}, {proof}"
         return f"{text}; {count(len(self.dropped), 'rewrite')} dropped." if self.dropped else f"{text}."
 
@@ -126,7 +127,7 @@ class FixReport(Report):
         return [Table(HEADINGS, rows)] if rows else []
 
     def _remarks(self) -> list[str]:
-        return [f"proof: {self.parity.verdict}"] if self.kept else []
+        return [f"proof: {self.parity.verdict}"] if self.kept and self.parity.status != "fail" else []
 
     def _content(self) -> dict[str, Any]:
         return super()._content() | {"path": str(self.path), "verdict": self.verdict}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.core.contract import TensorSpec
-from workbench.core.errors import InputError, first_line
+from workbench.core.errors import InputError
 from workbench.core.files import data_file
 from workbench.pictures.images import (
     IMAGENET_MEAN_BGR,
@@ -102,11 +102,10 @@ def load_arrays(path: str | os.PathLike[str]) -> Feed:
         with np.load(path) as loaded:
             arrays = {name: loaded[name] for name in loaded.files}
         return {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; give an .npz file, or a folder of them") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give an .npz file, or a folder of them") from error
     except Exception as error:  # NumPy, zip and zlib have one each for what may be wrong with a file
-        reason = first_line(error)
-        raise InputError(f"{path} is not an .npz file of plain arrays ({reason}); {_HOW_TO_WRITE}") from error
+        raise InputError(f"{path} is not an .npz file of plain arrays; {_HOW_TO_WRITE}") from error
 
 
 def channel_axis(spec: TensorSpec) -> int | None:
