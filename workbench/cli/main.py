@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Sequence
 
 from workbench import __version__
-from workbench.core.errors import WorkbenchError
+from workbench.core.errors import AnswersDifferError, WorkbenchError
 
-EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
+EXIT_DIFFERENT, EXIT_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
 COMMANDS = {
     "demo": "the main job on built-in or own pictures",
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
         else:
             print(f"error: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
-        return EXIT_ERROR
+        return EXIT_DIFFERENT if isinstance(error, AnswersDifferError) else EXIT_ERROR
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -31,6 +31,10 @@ class ExportError(WorkbenchError, RuntimeError):
     """A network could not be converted."""
 
 
+class AnswersDifferError(ExportError):
+    """What was written does not answer like its source."""
+
+
 class OutputError(WorkbenchError, OSError):
     """A result could not be written."""
 

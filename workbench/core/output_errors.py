@@ -367,7 +367,7 @@ class OutputSums:
         if self.dd - self.d**2 / self.n < 0.01 * self.dd:
             return f"a constant offset of {self.d / self.n:+.3g}"
         if self.dd - self.xd**2 / self.xx < 0.01 * self.dd:
-            return f"scaled by {1 + self.xd / self.xx:.3g}"
+            return f"scaled by {1 + self.xd / self.xx:.5g}"
         return None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from workbench.core.errors import ExportError, InputError, ModelError
+from workbench.core.errors import AnswersDifferError, ExportError, InputError, ModelError
 from workbench.core.files import atomic_path
 from workbench.export.keras_model import default_opset, keras_to_onnx, tf2onnx_command, write_pb
 from workbench.export.tf2onnx_process import STEPS, Tf2onnxProcess
@@ -60,7 +60,8 @@ def convert(
     Raises:
         InputError: `path` does not end in `.onnx`, or options that the source does not take.
         ModelError: the source cannot be opened.
-        ExportError: it cannot be converted, or what was written does not load or answers differently.
+        ExportError: it cannot be converted, or what was written does not load; an AnswersDifferError where it answers
+            differently.
         BackendUnavailableError: a package is missing, or Keras computes with another framework than TensorFlow.
         OutputError: a file cannot be written.
     """
@@ -168,7 +169,7 @@ def _check_answers(model: Any, path: PathLike, feeds: Iterable[tuple[str, "Feed"
                 return f"\nnot compared with its source: {error}"
             report = compare_runners(reference, candidate, given)
     if report.status == "fail":
-        raise ExportError(
+        raise AnswersDifferError(
             f"{path} was written, but answers differently: {report.verdict} Find the layer with: workbench verify"
         )
     return f"\n{report.verdict}"
