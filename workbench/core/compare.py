@@ -86,6 +86,11 @@ def _cells(output: OutputParity) -> tuple[str, ...]:
     )
 
 
+def worst_output(report: ParityReport) -> OutputParity:
+    """The output with the largest error, first of all one that is missing."""
+    return max(report.outputs, key=lambda output: (math.isnan(output.max_relative_error), output.max_relative_error))
+
+
 FLOAT32 = Tolerance()
 """What is allowed where both sides calculate in float32."""
 

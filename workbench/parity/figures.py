@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
+from workbench.core.compare import ParityReport, worst_output
 from workbench.core.contract import RunnerInfo
 from workbench.core.drawing import (
     BLUE,
@@ -38,7 +40,6 @@ from workbench.core.drawing import (
     title_of,
 )
 from workbench.core.errors import InputError
-from workbench.core.report import Status
 from workbench.parity.layer_errors import LayerError, short_error
 from workbench.pictures.cityscapes import CITYSCAPES, VOID, Palette, color_map, confusion_matrix, mean_iou
 
@@ -287,24 +288,36 @@ def _finite_pairs(reference: ArrayLike, candidate: ArrayLike) -> tuple[NDArray[n
     return first[finite], second[finite], int(finite.size - finite.sum())
 
 
-def chain_figure(first: str, rows: Sequence[tuple[str, Status, float]], allowed: float | None) -> Figure:
-    """Draw the error of each stage, `(name, result, error)`, against the one before it."""
-    figure = new_page(1.9 + 0.3 * len(rows))
+def errors_figure(reports: Mapping[str, ParityReport], title: str) -> Figure:
+    """Draw the largest error of each report on one axis, with what rounding does to the network and what is allowed."""
+    figure = new_page(2.2 + 0.3 * len(reports))
     axes = figure.add_subplot()
-    finite = [error for _, _, error in rows if math.isfinite(error)]
+    worst = [worst_output(report) for report in reports.values()]
+    finite = [output.max_relative_error for output in worst if math.isfinite(output.max_relative_error)]
     top = 10 * max([1.0, *finite])
-    for place, (_, result, error) in enumerate(rows):
-        height = min(_height(error, top), top)
-        _draw_points(axes, [height], [place], wrong=result == "fail")
-        text = f"{short_error(error)}, {result}"
-        axes.annotate(text, (height, place), (9, 0), textcoords="offset points", va="center")
-    if allowed is not None:
-        axes.axvline(allowed, **ALLOWED)
-    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
-    axes.set(xscale="log", xlim=(LOWEST / 2, top * 100), ylim=(len(rows) - 0.4, -0.6))
-    label_axes(axes, "largest error / range of the stage before; dashed: allowed", "")
-    axes.set_title(f"Each stage against the one before it, from {first} on", fontsize=TITLE_PT, loc="left")
-    return finish(figure, "dots left of the dashed line; a triangle is a stage that breaks the network.")
+    for place, (report, output) in enumerate(zip(reports.values(), worst, strict=True)):
+        if output.noise is not None:
+            axes.barh(place, max(output.noise, LOWEST), 0.62, color="0.8", zorder=1)
+        if output.allowed is not None:
+            axes.vlines(output.allowed, place - 0.4, place + 0.4, **ALLOWED)
+        height = min(_height(output.max_relative_error, top), top)
+        _draw_points(axes, [height], [place], wrong=report.status == "fail")
+        text = f"{short_error(output.max_relative_error)}, {report.status}"
+        right = max(height, output.allowed or 0.0)
+        axes.annotate(text, (right, place), (9, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(reports)), list(reports))
+    axes.set(xscale="log", xlim=(LOWEST / 2, top * 1000), ylim=(len(reports) - 0.4, -0.6))
+    label_axes(axes, "largest error / range of the reference", "")
+    axes.set_title(title, fontsize=fit_pt(title, WIDTH_IN - 1, TITLE_PT), loc="left")
+    handles = [
+        Patch(color="0.8", label="what rounding does to this network"),
+        Line2D([], [], **ALLOWED, label="allowed"),
+        Line2D([], [], linestyle="", marker="o", color=BLUE, markeredgecolor="0.1", label="right"),
+        Line2D([], [], linestyle="", marker="^", color=ORANGE, markeredgecolor="0.1", label="wrong"),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=TEXT_PT, frameon=False)
+    caption = "dots lie near the end of the grey bar, where rounding ends; triangles lie beyond what is allowed."
+    return finish(figure, caption)
 
 
 def depth_figure(

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from workbench.core.compare import ParityReport
+from workbench.core.compare import ParityReport, worst_output
 from workbench.core.contract import RunnerInfo
-from workbench.core.output_errors import OutputParity
 from workbench.core.report import Cells, Report, Status, Table, count, percent
 from workbench.parity.layer_errors import LayerError, short_error
 
@@ -153,13 +152,10 @@ class StagesReport(Report):
         """Draw the layers of the stage at fault where they could be compared, else the error of each stage."""
         if self.divergence is not None:
             return self.divergence.figure()
-        from workbench.parity.figures import chain_figure
+        from workbench.parity.figures import errors_figure
 
-        rows = [
-            (name, report.status, worst_output(report).max_relative_error) for name, report in self._compared().items()
-        ]
-        allowed = max((worst_output(report).allowed or 0.0 for report in self.reports), default=None)
-        return chain_figure(self.stages[0].name, rows, allowed)
+        title = f"Each stage against the one before it, from {self.stages[0].name} on"
+        return errors_figure(self._compared(), title)
 
     def _compared(self) -> dict[str, ParityReport]:
         """The report of each stage that was compared with the one before it, and that on the ends."""
@@ -194,11 +190,6 @@ class StagesReport(Report):
 
     def _failed(self) -> list[ParityReport]:
         return [report for report in self._compared().values() if report.status == "fail"]
-
-
-def worst_output(report: ParityReport) -> OutputParity:
-    """The output with the largest error, first of all one that is missing."""
-    return max(report.outputs, key=lambda output: (math.isnan(output.max_relative_error), output.max_relative_error))
 
 
 def _judged(report: ParityReport) -> tuple[str, str, str, str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from workbench.core.compare import ParityReport
+from workbench.core.compare import ParityReport, worst_output
 from workbench.core.contract import Runner, ordered_feed
 from workbench.core.driver import probe_driver
 from workbench.core.errors import (
@@ -35,7 +35,7 @@ from workbench.onnx_graph.mend import fix
 from workbench.parity.divergence import first_divergence
 from workbench.parity.pairs import layer_namer, pair_tensors
 from workbench.parity.probes import open_probe
-from workbench.parity.reports import Divergence, Stage, StagesReport, worst_output
+from workbench.parity.reports import Divergence, Stage, StagesReport
 from workbench.pictures.feeds import Feed, make_feeds
 from workbench.runners.backends import backend_for, open_runner
 from workbench.runners.compare import compare_runners, measured_tolerance, shared_specs
