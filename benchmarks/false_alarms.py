@@ -18,10 +18,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-from _networks_of_all_kinds import build, networks
 from _record import write_record
-from _subtle_faults import FAULTS
 from tqdm.auto import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from networks_of_all_kinds import build, networks
+from subtle_faults import FAULTS
 
 from workbench.core.compare import FLOAT32, compare_batches
 from workbench.core.packages import load_keras

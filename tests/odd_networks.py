@@ -46,10 +46,11 @@ def mixed(name, last="float32"):
     """A small residual classifier under a policy of mixed precision; its last layer computes in `last`."""
     with policy(name):
         image = keras.Input((8, 12, 3))
-        x = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same", activation="relu")(image))
+        x = layers.Conv2D(4, 3, padding="same", activation="relu")(image)
+        x = layers.BatchNormalization(name="norm")(x)
         x = layers.Add()([x, layers.Conv2D(4, 1)(x)])
-        x = layers.GlobalAveragePooling2D()(x)
-        return randomise(keras.Model(image, layers.Dense(5, dtype=last)(x)))
+        x = layers.GlobalAveragePooling2D(name="pool")(x)
+        return randomise(keras.Model(image, layers.Dense(5, dtype=last, name="end")(x)))
 
 
 def mixed_upsampling(name):
@@ -71,13 +72,16 @@ def quantised(kind="int8"):
     return model
 
 
-def words(quantise=False):
+def words():
     """Whole numbers in: an embedding and a Dense."""
     tokens = keras.Input((6,), dtype="int32")
-    x = layers.Flatten()(layers.Embedding(9, 4)(tokens))
-    model = randomise(keras.Model(tokens, layers.Dense(3)(x)))
-    if quantise:
-        model.quantize("int8")
+    return randomise(keras.Model(tokens, layers.Dense(3)(layers.Flatten()(layers.Embedding(9, 4)(tokens)))))
+
+
+def quantised_words():
+    """The same, quantised by Keras."""
+    model = words()
+    model.quantize("int8")
     return model
 
 

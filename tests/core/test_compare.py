@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from workbench.core.compare import compare_batches, compare_outputs
 from workbench.core.errors import InputError
-from workbench.core.tolerance import Tolerance
+from workbench.core.tolerance import OutputNoise, RoundingNoise, Tolerance
 
 NAMES = {"reference_name": "Keras", "candidate_name": "ONNX Runtime"}
 
@@ -417,3 +417,135 @@ def test_a_share_below_one_is_never_shown_as_100_percent():
     almost[0, 0, 0] += 1
     report = compare(labels, almost)
     assert report.passed and "100 %" not in report.to_text()
+
+
+# columns, integers and outputs without values
+
+
+def boxes(seed=0):
+    """(1, 100, 6): four sides up to 1e5, a score and a class of 0..1."""
+    rng = np.random.default_rng(seed)
+    sides, scores = rng.uniform(0, 1e5, (1, 100, 4)), rng.uniform(0, 1, (1, 100, 2))
+    return np.concatenate([sides, scores], axis=-1).astype(np.float32)
+
+
+@pytest.mark.parametrize("layout", [(0, 1, 2), (0, 2, 1)])
+def test_a_column_is_judged_by_its_own_range(layout):
+    reference = boxes()
+    shuffled = reference.copy()
+    shuffled[0, :, 4] = np.random.default_rng(1).permutation(reference[0, :, 4])
+    report = compare(reference.transpose(layout), shuffled.transpose(layout))
+    assert report.status == "fail"
+    assert report.outputs[0].column == 4
+    expected = np.abs(shuffled - reference)[0, :, 4].max() / np.ptp(reference[0, :, 4])
+    assert report.outputs[0].max_relative_error == pytest.approx(expected, rel=1e-6)
+    assert "in channel 4" in report.verdict
+
+
+def test_a_channel_of_a_map_is_judged_by_its_own_range():
+    reference = segmentation_logits()
+    reference[:, 3] *= 1e-4
+    wrong = reference.copy()
+    wrong[:, 3] = np.roll(wrong[:, 3], 1, axis=-1)
+    assert np.abs(wrong - reference).max() < 1e-4 * np.ptp(reference)
+    first, last = compare(reference, wrong), compare(*(array.transpose(0, 2, 3, 1) for array in (reference, wrong)))
+    assert first.status == last.status == "fail"
+    assert first.outputs[0].column == last.outputs[0].column == 3
+
+
+def test_a_channel_that_hardly_varies_is_not_judged_by_its_rounding():
+    reference = segmentation_logits()
+    reference[:, 2] = 7.0 + 1e-7 * reference[:, 2]
+    assert compare(reference, np.nextafter(reference, np.float32(9))).passed
+    reference[:, 2] = 0
+    assert compare(reference, np.where(reference == 0, np.float32(1e-12), reference)).passed
+
+
+def test_rows_of_a_picture_are_no_columns():
+    depth = np.random.default_rng(0).standard_normal((1, 48, 64)).astype(np.float32)
+    assert compare(depth, depth).outputs[0].column is None
+
+
+def test_a_few_labels_far_off_fail_though_nearly_all_are_right():
+    labels = np.random.default_rng(0).integers(0, 1000, (1, 5000))
+    wrong = labels.copy()
+    wrong[0, [1, 50, 100, 4000]] = (labels[0, [1, 50, 100, 4000]] + 500) % 1000
+    report = compare(labels, wrong)
+    assert report.outputs[0].agreement == 0.9992
+    assert "values are off by up to 500 (at most 1 allowed)" in report.verdict
+    assert compare(labels, wrong, tolerance=Tolerance(steps=math.inf)).passed
+    assert "steps" in json.loads(report.to_json())["outputs"][0]
+
+
+def test_the_verdict_on_integers_speaks_of_integers():
+    labels = np.random.default_rng(0).integers(0, 19, (1, 100, 100))
+    near = labels.copy()
+    near[0, 0, :3] += 1
+    verdict = compare(labels, near).verdict
+    assert verdict.startswith("PASS") and "off by at most 1" in verdict and "of the range" not in verdict
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (2, 0, 4), (1, 3, 0, 5)])
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_an_output_without_values_is_compared_by_its_shape(shape, dtype):
+    assert compare(np.zeros(shape, dtype), np.zeros(shape, dtype)).passed
+    other = (shape[0], *[length + 1 for length in shape[1:]])
+    assert compare(np.zeros(shape, dtype), np.zeros(other, dtype)).status == "fail"
+
+
+# what rounding does
+
+
+def noise_of(largest, unit="float32", **options):
+    values = (float(largest),)
+    return RoundingNoise(unit, (OutputNoise("output", values, values, values, values, 0.0),), 6, **options)
+
+
+def test_the_limit_is_a_multiple_of_the_noise_and_the_report_says_both():
+    reference = classifier_logits()
+    step = 1e-5 * np.ptp(reference)
+    tolerance = noise_of(step)
+    good, bad = reference.copy(), reference.copy()
+    good[0, 0] += 10 * step
+    bad[0, 0] += 20 * step
+    report = compare(reference, good, tolerance=tolerance)
+    assert report.passed
+    assert report.outputs[0].noise == pytest.approx(1e-5) and report.outputs[0].allowed == pytest.approx(16e-5)
+    assert "10 times what rounding does to this network (allowed 1.6e-04)" in report.verdict
+    report = compare(reference, bad, tolerance=tolerance)
+    assert report.status == "fail"
+    assert "20 times what rounding does to this network (allowed 1.6e-04)" in report.verdict
+    for heading in ("rounding", "allowed", "max error"):
+        assert heading in report.to_text()
+    assert "16 times what rounding does to this network" in report.to_text()
+
+
+@pytest.mark.parametrize(
+    ("noise", "unit", "allowed"),
+    [
+        (0.0, "float32", 2e-6),
+        (1e-3, "float32", 1e-3),
+        (1e-3, "float16", 4e-3),
+        (0.5, "float16", 3e-2),
+        (0.5, "8 bits", 0.3),
+    ],
+)
+def test_the_limit_has_a_floor_and_a_ceiling(noise, unit, allowed):
+    reference = classifier_logits()
+    report = compare(reference, reference, tolerance=noise_of(noise * np.ptp(reference), unit))
+    assert report.outputs[0].allowed == pytest.approx(allowed)
+
+
+def test_answers_that_are_as_close_as_rounding_may_change():
+    reference = classifier_logits(10)
+    reference[0, :2] = 5, 5.00001
+    candidate = reference.copy()
+    candidate[0, :2] = 5.00001, 5
+    assert compare(reference, candidate, tolerance=noise_of(1e-5)).passed
+    assert not compare(reference, candidate).passed
+
+
+def test_an_output_that_was_not_measured_is_judged_by_the_fallback():
+    reference = segmentation_logits()  # five channels, where one number was measured
+    report = compare(reference, reference, tolerance=noise_of(1.0, fallback=Tolerance(1e-3, 1e-4)))
+    assert report.outputs[0].noise is None and report.outputs[0].allowed == pytest.approx(1e-3)

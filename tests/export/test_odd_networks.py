@@ -208,3 +208,26 @@ def test_what_a_bfloat16_network_answers_is_float32(tmp_path):
 def test_a_network_in_mixed_float16_keeps_keras_answer(build):
     model = build("mixed_float16")
     agrees(model, limit=ACTIVATIONS["mixed_float16"])
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+@pytest.mark.parametrize(("build", "pairs"), [(odd.quantised, (3, 6)), (odd.quantised_words, (1, 3))])
+def test_what_keras_quantised_lies_between_pairs_and_keeps_keras_answer(build, pairs):
+    model = build()
+    converted = convert_here(model)
+    found = operators(converted)
+    assert found["MatMulInteger"] == 0
+    assert (found["QuantizeLinear"], found["DequantizeLinear"]) == pairs
+    # the whole numbers are Keras's own; what is left is the order of the division and the bias
+    agrees(model, converted, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_the_reader_is_told_what_became_of_quantised_layers(tmp_path):
+    with pytest.warns(UserWarning, match="Keras quantised 3 layers to 8 bits; .* same whole numbers between pairs"):
+        keras_to_onnx(odd.quantised(), tmp_path / "x.onnx", progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_four_bits_become_float32_weights_and_keep_keras_answer():
+    agrees(odd.quantised("int4"))

@@ -35,9 +35,10 @@ def test_load_image_drops_transparency_and_keeps_the_colour(tmp_path):
 
 
 def test_load_image_scales_16_bit_grey_to_8_bit(tmp_path):
-    values = np.array([[0, 257, 32896, 65535]], np.uint16)  # k * 257 is the 16-bit number of the 8-bit k
+    # k * 257 is the 16-bit number of the 8-bit k; what lies between goes to the nearest
+    values = np.array([[0, 128, 129, 257, 32896, 51400 - 128, 51400 + 128, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
-    assert load_image(tmp_path / "a.png")[0, :, 1].tolist() == [0, 1, 128, 255]
+    assert load_image(tmp_path / "a.png")[0, :, 1].tolist() == [0, 0, 1, 1, 128, 200, 200, 255]
 
 
 @pytest.mark.parametrize("values", [np.ones((2, 2), np.float32), np.full((2, 2), -1, np.int32)])
@@ -118,6 +119,14 @@ def test_rescale_image_averages_neighbours_linearly():
     # Four columns lie at -0.25, 0.25, 0.75 and 1.25 of two; "reflect" mirrors at the edge pixel's centre.
     row = np.array([[0.0, 100.0]])
     np.testing.assert_allclose(rescale_image(row, (1, 4)), [[25, 25, 75, 75]], atol=1e-9)
+
+
+def test_rescale_image_smooths_when_it_shrinks():
+    """Every fourth column is white: a quarter of the light; the columns that are hit alone are all black."""
+    stripes = np.zeros((1, 64))
+    stripes[:, ::4] = 100
+    # a Gaussian of sigma (4 - 1) / 2 leaves a ripple of a few percent
+    np.testing.assert_allclose(rescale_image(stripes, (1, 16))[0, 1:-1], 25, atol=2)
 
 
 def test_rescale_image_with_order_0_makes_no_new_labels():

@@ -19,7 +19,14 @@ from workbench.pictures.cityscapes import (
     mean_iou,
     train_ids_to_ids,
 )
-from workbench.pictures.labels import CityscapesDataset, load_labels, read_folder, street_scenes
+from workbench.pictures.labels import (
+    CityscapesDataset,
+    fit_labels,
+    load_labels,
+    pair_labels,
+    read_folder,
+    street_scenes,
+)
 
 NAMES = ("bonn_000000_000019", "bonn_000001_000019", "ulm_000000_000019")
 SIZE = (24, 32)
@@ -231,3 +238,26 @@ def test_any_folder_is_read_by_the_same_code(tmp_path):
     assert [picture.name for picture in with_truth] == ["a.png", "b.png"]
     assert [int(picture.truth.max()) for picture in with_truth] == [3, 3]
     assert [picture.truth for picture in read_folder(tmp_path / "images")] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (("a.png",), r"no labels for b\.jpg"),
+        (("a.png", "b.png", "c.png", "d.png"), r"no image for c\.png and 1 more"),
+        (("a.png", "b.png", "b.bmp"), r"has both b\.bmp and b\.png"),
+    ],
+)
+def test_pictures_and_labels_that_do_not_belong_together_are_refused(tmp_path, labels, message):
+    for name in labels:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=message):
+        pair_labels(["a.jpg", "b.jpg"], tmp_path)
+
+
+def test_labels_take_the_size_of_a_network_and_stay_labels():
+    labels = np.array([[0, 18], [7, 255]], np.uint8)
+    np.testing.assert_array_equal(fit_labels(labels, (4, 6)), np.kron(labels, np.ones((2, 3), np.uint8)))
+    shrunk = fit_labels(np.random.default_rng(0).choice(np.uint8([0, 18, 255]), (9, 15)), (4, 5))
+    assert shrunk.shape == (4, 5)
+    assert set(np.unique(shrunk)) <= {0, 18, 255}

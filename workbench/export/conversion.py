@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -18,7 +18,9 @@ from workbench.export.tf2onnx_process import STEPS, Tf2onnxProcess
 from workbench.models.files import freeze_model, model_kind, open_model, open_tf_keras_model
 from workbench.models.tf1_checkpoint import PathLike
 from workbench.models.torch_file import TORCH_SUFFIXES, is_torch
-from workbench.pictures.feeds import Feed, make_feeds
+
+if TYPE_CHECKING:
+    from workbench.pictures.feeds import Feed
 
 CHECKED = 2
 """Pictures on which what was written is compared with its source."""
@@ -34,7 +36,7 @@ def convert(
     outputs: Sequence[str] | None = None,
     opset: int | None = None,
     pb_path: PathLike | None = None,
-    feeds: Iterable[tuple[str, Feed]] | None = None,
+    feeds: Iterable[tuple[str, "Feed"]] | None = None,
     check: bool = True,
     progress: bool = True,
 ) -> str:
@@ -147,8 +149,9 @@ def _written(path: PathLike) -> str:
     return f"{check(path).to_text()}\nwritten {path}"
 
 
-def _check_answers(model: Any, path: PathLike, feeds: Iterable[tuple[str, Feed]] | None) -> str:
+def _check_answers(model: Any, path: PathLike, feeds: Iterable[tuple[str, "Feed"]] | None) -> str:
     """Run the source and what was written on the same inputs; the verdict, or an ExportError where they differ."""
+    from workbench.pictures.feeds import make_feeds
     from workbench.runners.backends import open_runner
     from workbench.runners.compare import compare_runners, shared_specs
 

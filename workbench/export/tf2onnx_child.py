@@ -23,9 +23,18 @@ from workbench.export.tf2onnx_process import LARGE_GRAPH_BYTES, read_weights
 from workbench.models.freezing import node_place
 from workbench.onnx_graph.edit import STANDARD, all_nodes, attribute, graphs, set_attribute
 from workbench.onnx_graph.file import check, name_batch
-from workbench.onnx_graph.rewrites import give_exact_sizes, keep_zero_padding, make_resize_exact
+from workbench.onnx_graph.rewrites import (
+    give_exact_sizes,
+    keep_zero_padding,
+    make_resize_exact,
+    pair_integers,
+)
 
 _SLOWER = "so its public functions convert: the same graph, slower, with more memory"
+_QUANTISED = (
+    "Keras quantised {} layers to 8 bits; the ONNX file has the same whole numbers between pairs of QuantizeLinear and "
+    "DequantizeLinear by 1, with the scales that Keras finds anew for each row around them"
+)
 
 ReadGraph = Callable[[], tuple[Any, dict[str, bytes]]]
 
@@ -159,6 +168,8 @@ def repair(model: onnx.ModelProto) -> None:
     """Name the batch, and mend what tf2onnx writes in a way that a runtime refuses or gets wrong, in place."""
     for mend in (name_batch, pad_after_transposed, make_resize_exact, give_exact_sizes, keep_zero_padding):
         mend(model)
+    if count := pair_integers(model):
+        send("note", text=_QUANTISED.format(count))
 
 
 def pad_after_transposed(model: onnx.ModelProto) -> None:

@@ -18,7 +18,7 @@ from workbench.core.compare import batch_size
 from workbench.core.contract import ordered_feed
 from workbench.core.errors import InputError
 from workbench.core.output_errors import OutputSums
-from workbench.core.tolerance import MULTIPLE, RoundingNoise, Tolerance, coarsest
+from workbench.core.tolerance import RoundingNoise, Tolerance, coarsest
 from workbench.onnx_graph.edit import all_nodes, attribute, copy_of, real_inputs
 from workbench.onnx_graph.session import open_session, run_session
 
@@ -26,6 +26,9 @@ FEEDS = 2
 """Feeds that are moved: the noise of one picture is that of another within a factor of two."""
 
 SEEDS, COARSE_SEEDS = range(3), range(3, 5)
+COARSE_UNITS = {"float32": 16, "float16": 4, "bfloat16": 4, "8 bits": 4096}
+"""How far the coarse moves go: as far as the limits allow, with 8 bits so far that some values take another step."""
+
 FEWEST = 8
 """An array of no more numbers may be a size or a scale, which no executor rounds."""
 
@@ -71,7 +74,7 @@ def rounding_noise(
     del model
     answers = [run_session(session, feed) for feed in kept]
     sums = []
-    for seeds, units in ((SEEDS, 1), (COARSE_SEEDS, MULTIPLE)):
+    for seeds, units in ((SEEDS, 1), (COARSE_SEEDS, COARSE_UNITS[unit])):
         totals = {
             name: OutputSums((name, name), "auto", Tolerance(), place)
             for place, name in enumerate(answers[0])

@@ -229,3 +229,69 @@ def keep_zero_padding(model: onnx.ModelProto) -> int:
             graph.initializer.remove(weights[value])
         changed += 1
     return changed
+
+
+def pair_integers(model: onnx.ModelProto) -> int:
+    """Write integer arithmetic as pairs of QuantizeLinear and DequantizeLinear, in place; returns how many nodes.
+
+    TensorRT takes no other: a MatMulInteger of numbers that were rounded in the network becomes a MatMul between pairs,
+    and a Gather of 8-bit weights reads them dequantised, where whoever reads the result makes floats of it. The scale
+    of all pairs is 1, so the whole numbers stay what they are.
+    """
+    graph, makers, fresh = model.graph, edit.producers(model.graph), edit.namer(model)
+    found = _integer_nodes(graph, makers)
+    for node in found:
+        scale, zero, weight = (fresh(f"{node.output[0]}_{part}") for part in ("scale", "zero", "weight"))
+        graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), scale))
+        graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), zero))
+        product = node.op_type == "MatMulInteger"
+        parts = [helper.make_node("DequantizeLinear", [node.input[product], scale, zero], [weight], weight)]
+        if product:
+            floats, integers, numbers = (
+                fresh(f"{node.output[0]}_{part}") for part in ("floats", "integers", "numbers")
+            )
+            rounded = makers[node.input[0]].input[0]
+            parts += [
+                helper.make_node("Cast", [rounded], [floats], floats, to=onnx.TensorProto.FLOAT),
+                helper.make_node("QuantizeLinear", [floats, scale, zero], [integers], integers),
+                helper.make_node("DequantizeLinear", [integers, scale, zero], [numbers], numbers),
+            ]
+            node.op_type, node.input[:] = "MatMul", [numbers]
+        node.input[product:] = [weight, *node.input[1:]]
+        edit.forget_shapes(graph, {node.output[0]})
+        where = next(index for index, other in enumerate(graph.node) if other.output[0] == node.output[0])
+        for part in reversed(parts):
+            graph.node.insert(where, part)
+    if found:
+        remove_dead(model)
+        remove_no_ops(model)
+    return len(found)
+
+
+def _integer_nodes(graph: onnx.GraphProto, makers: dict[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Every Gather of 8-bit weights and MatMulInteger of rounded numbers and weights around 0 that becomes floats."""
+    weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
+    found = []
+    for node in [node for node in graph.node if _only_cast(graph, node.output[0])]:
+        if edit.is_a(node, "Gather") and node.input[0] in weights:
+            found.append(node)
+        elif edit.is_a(node, "MatMulInteger") and weights.keys() >= {*node.input[1:]}:
+            zeros = [numpy_helper.to_array(weights[name]) for name in node.input[2:]]
+            found += [node] if _is_rounded(makers.get(node.input[0]), makers) and not any(map(np.any, zeros)) else []
+    return found
+
+
+def _is_rounded(node: onnx.NodeProto | None, makers: dict[str, onnx.NodeProto]) -> bool:
+    """Whether a node makes 8-bit integers of numbers that were rounded, and perhaps limited, right before."""
+    if node is None or not edit.is_a(node, "Cast") or edit.attribute(node, "to") != onnx.TensorProto.INT8:
+        return False
+    above = makers.get(node.input[0])
+    while above is not None and edit.is_a(above, "Min", "Max", "Clip", "Cast"):
+        above = makers.get(above.input[0])
+    return above is not None and edit.is_a(above, "Round")
+
+
+def _only_cast(graph: onnx.GraphProto, name: str) -> bool:
+    """Whether every reader of a tensor, which is no end of the graph, gives it another type."""
+    readers = {node.op_type for node in graph.node if name in edit.reads(node)}
+    return readers == {"Cast"} and name not in {value.name for value in graph.output}
