@@ -7,9 +7,10 @@ import sys
 import warnings
 
 import numpy as np
+import onnx
 import pytest
 from networks import small_network, two_input_network
-from onnx import helper
+from onnx import TensorProto, helper
 from onnx_networks import save_network
 from onnxruntime import InferenceSession
 from PIL import Image
@@ -110,6 +111,21 @@ def test_a_network_runs_on_the_readers_own_feeds(words, lookup, tmp_path, monkey
     status, out, errors = run(capsys, *words(lookup, tmp_path), "--feeds", tmp_path / "mine")
     assert status == 0, out + errors
     assert {tuple(feed["rows"].tolist()) for feed in given} == {(5, 8, 2), (0, 3)}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_sizes_that_follow_from_the_network_are_made_up(words, tmp_path, monkeypatch, capsys):
+    """Scales of random numbers would be refused, and so would a shape of zeros and ones."""
+    monkeypatch.setattr("workbench.measure.sweep.run_child", run_here)
+    nodes = [helper.make_node("Resize", ["x", "", "scales"], ["large"]),
+             helper.make_node("Reshape", ["large", "shape"], ["output"])]  # fmt: skip
+    inputs = {"x": ("float32", (1, 2, 4, 4)), "scales": ("float32", (4,)), "shape": ("int64", (2,))}
+    network = save_network(tmp_path / "net.onnx", nodes, inputs, {"output": ("float32", (1, 128))})
+    model = onnx.load(network)
+    model.graph.value_info.append(helper.make_tensor_value_info("large", TensorProto.FLOAT, (1, 2, 8, 8)))
+    onnx.save(model, network)
+    status, out, errors = run(capsys, *words(network, tmp_path))
+    assert status == 0, out + errors
 
 
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
