@@ -7,12 +7,18 @@ import sys
 import warnings
 
 import numpy as np
+import onnx
 import pytest
 from networks import small_network, two_input_network
+from onnx import TensorProto, helper
+from onnx_networks import save_network
+from onnxruntime import InferenceSession
 from PIL import Image
+from sweep_checks import run_here
 
 from workbench.cli import demo
 from workbench.cli import main as cli
+from workbench.cli.options import exit_status
 from workbench.core.packages import load_keras
 from workbench.models import resnet50
 
@@ -62,6 +68,135 @@ def test_verify_takes_the_readers_pictures(folder, tmp_path, capsys):
     assert status == 0
     assert "mine_0.png" in out
     assert "mine_1.png" in out
+
+
+@pytest.fixture
+def lookup(tmp_path):
+    """A network that takes the numbers of rows, and how many numbers of each to give: neither can be made up."""
+    nodes = [
+        helper.make_node("Gather", ["table", "rows"], ["found"]),
+        helper.make_node("Slice", ["found", "from", "to", "from"], ["output"]),
+    ]
+    inputs = {"rows": ("int64", ("batch",)), "from": ("int64", (1,)), "to": ("int64", (1,))}
+    table = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    outputs = {"output": ("float32", ("rows", "numbers"))}
+    return save_network(tmp_path / "lookup.onnx", nodes, inputs, outputs, {"table": table})
+
+
+def save_feed(path, rows=(5, 8, 2), dtype=np.int64, **more):
+    arrays = {"rows": np.array(rows, dtype), "from": np.array([1]), "to": np.array([3])} | more
+    np.savez(path, **arrays)
+    return path
+
+
+COMMANDS = {
+    "convert": lambda network, out: ["convert", network, out / "mended.onnx"],
+    "verify": lambda network, out: ["verify", network, network],
+    "verify --precision": lambda network, out: ["verify", network, "--precision", "fp16", "--max-miou-drop", "1"],
+    "sweep": lambda network, out: ["sweep", network, "--runs", "1"],
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_a_network_runs_on_the_readers_own_feeds(words, lookup, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("workbench.measure.sweep.run_child", run_here)
+    (tmp_path / "mine").mkdir()
+    for name, rows in (("one", (5, 8, 2)), ("two", (0, 3))):
+        save_feed(tmp_path / "mine" / f"{name}.npz", rows)
+    given = []
+    real = InferenceSession.run
+    monkeypatch.setattr(
+        InferenceSession, "run", lambda self, names, feed, *more: given.append(feed) or real(self, names, feed, *more)
+    )
+    status, out, errors = run(capsys, *words(lookup, tmp_path), "--feeds", tmp_path / "mine")
+    assert status == 0, out + errors
+    assert {tuple(feed["rows"].tolist()) for feed in given} == {(5, 8, 2), (0, 3)}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_sizes_that_follow_from_the_network_are_made_up(words, tmp_path, monkeypatch, capsys):
+    """Scales of random numbers would be refused, and so would a shape of zeros and ones."""
+    monkeypatch.setattr("workbench.measure.sweep.run_child", run_here)
+    nodes = [helper.make_node("Resize", ["x", "", "scales"], ["large"]),
+             helper.make_node("Reshape", ["large", "shape"], ["output"])]  # fmt: skip
+    inputs = {"x": ("float32", (1, 2, 4, 4)), "scales": ("float32", (4,)), "shape": ("int64", (2,))}
+    network = save_network(tmp_path / "net.onnx", nodes, inputs, {"output": ("float32", (1, 128))})
+    model = onnx.load(network)
+    model.graph.value_info.append(helper.make_tensor_value_info("large", TensorProto.FLOAT, (1, 2, 8, 8)))
+    onnx.save(model, network)
+    status, out, errors = run(capsys, *words(network, tmp_path))
+    assert status == 0, out + errors
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": np.int32}, "input 'rows': got int32 (3,), expected int64 (batch,)"),
+        ({"rows": [[1]]}, "input 'rows': got int64 (1, 1), expected int64 (batch,)"),
+        ({"picture": np.zeros(3)}, "expected rows, from, to"),
+        ({"from": np.array([{}], object)}, "feed.npz is not an .npz file of plain arrays"),
+    ],
+)
+def test_feeds_that_do_not_fit_are_one_sentence(words, change, message, lookup, tmp_path, capsys):
+    save_feed(tmp_path / "feed.npz", **change)
+    status, _, errors = run(capsys, *words(lookup, tmp_path), "--feeds", tmp_path / "feed.npz")
+    assert status == 2
+    assert message in errors and "Traceback" not in errors and "unexpected" not in errors
+
+
+def test_inputs_are_either_pictures_or_feeds(folder, tmp_path, capsys):
+    for command in ("verify", "sweep", "build"):
+        with pytest.raises(SystemExit):
+            run(capsys, command, folder / "small.onnx", "-o", "x.plan", "--images", tmp_path, "--feeds", tmp_path)
+        assert "argument --feeds: not allowed with argument --images" in capsys.readouterr().err
+
+
+def test_what_convert_wrote_is_compared_unless_no_check_is_asked_for(folder, tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        raise AssertionError("compared")
+
+    monkeypatch.setattr("workbench.runners.compare.compare_runners", fail)
+    assert run(capsys, "convert", folder / "small.keras", tmp_path / "s.onnx", "--no-check")[0] == 0
+    status, _, errors = run(capsys, "convert", folder / "small.keras", tmp_path / "s.onnx")
+    assert (status, "compared" in errors) == (2, True)
+
+
+def save_constant(path, offset):
+    """Every answer is the same number, whatever the picture."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["input"], ["mean"]),
+        helper.make_node("Mul", ["mean", "nothing"], ["none"]),
+        helper.make_node("Add", ["none", "offset"], ["output"]),
+    ]
+    ends = ({"input": ("float32", ("batch", 3, 16, 24))}, {"output": ("float32", ("batch", 3, 1, 1))})
+    numbers = {"nothing": np.zeros(1, np.float32), "offset": np.array(offset, np.float32).reshape(3, 1, 1)}
+    return save_network(path, nodes, *ends, numbers)
+
+
+def test_answers_that_agree_but_show_nothing_exit_3_and_others_1(tmp_path, capsys):
+    one, other = save_constant(tmp_path / "a.onnx", [1, 2, 3]), save_constant(tmp_path / "b.onnx", [1, 2, 9])
+    status, out, _ = run(capsys, "verify", one, one)
+    assert (status, out[:12]) == (3, "INCONCLUSIVE")
+    status, out, _ = run(capsys, "verify", one, other)
+    assert (status, out[:4]) == (1, "FAIL")
+
+
+def test_verify_precision_that_judged_nothing_exits_3(tmp_path, monkeypatch, capsys):
+    """TF32 is arithmetic of GPUs: on a processor its row fails, and only float32 is left."""
+    monkeypatch.setattr("workbench.measure.sweep.run_child", run_here)
+    monkeypatch.setattr("workbench.measure.sweep.best_backend", lambda: "onnxruntime")
+    network = save_constant(tmp_path / "net.onnx", [1, 2, 3])
+    status, out, _ = run(capsys, "verify", network, "--precision", "tf32")
+    assert (status, "no precision but fp32 ran" in out) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "status"),
+    [(["pass", "pass"], 0), (["pass", "inconclusive"], 3), (["inconclusive", "fail"], 1), (["fail", "pass"], 1)],
+)
+def test_the_worst_of_several_verdicts_is_the_exit_status(verdicts, status):
+    assert exit_status(*verdicts) == status
 
 
 def test_verify_of_another_network_with_the_same_shapes_exits_1(folder, tmp_path, capsys):

@@ -5,13 +5,16 @@ import json
 import os
 import re
 
+import numpy as np
 import pytest
-from engine_checks import small_net
+from engine_checks import save_net, small_net
+from onnx import TensorProto, helper
 
 from workbench.cli import main as cli
 from workbench.core.driver import Driver, Gpu
 from workbench.engine import tensorrt_api
 from workbench.engine.tensorrt_api import Flavour
+from workbench.precision.calibration import Calibration
 
 
 @pytest.fixture
@@ -51,6 +54,19 @@ def test_build_takes_a_profile_and_shows_the_equivalent_commands(folder, capsys)
     assert not (folder / "cache").exists()
 
 
+def test_build_calibrates_a_network_without_pictures_on_the_readers_feeds(folder, capsys):
+    weights = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    ends = [("x", TensorProto.FLOAT, ["batch", 8])], [("y", TensorProto.FLOAT, ["batch", 4])]
+    save_net(folder / "net.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"], "product")], *ends, [("w", weights)])
+    np.savez("mine.npz", x=np.array([[1, 2, -3, 1, 1, 1, 1, 1]], np.float32))
+    words = ["net.onnx", "-o", "net.plan", "--precision", "int8", "--calibration", "scales.json", "--feeds", "mine.npz"]
+    status, _, errors = run(capsys, "build", *words)
+    assert status == 0, errors
+    scales = Calibration.load("scales.json")
+    assert (scales.samples, scales.largest["x"]) == (1, 3.0)
+    assert json.loads((folder / "net.plan.json").read_text())["calibration"] == scales.digest
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -58,6 +74,7 @@ def test_build_takes_a_profile_and_shows_the_equivalent_commands(folder, capsys)
         (["small.onnx", "-o", "small.onnx"], "expected a name that ends in .plan"),
         (["small.onnx", "-o", "no/x.plan"], "the folder no does not exist; create it first"),
         (["small.onnx", "-o", "x.plan", "--precision", "half"], "got precision='half', expected one of fp32"),
+        (["small.onnx", "-o", "x.plan", "--precision", "int8", "--feeds", "none.npz"], "none.npz cannot be read"),
         (["small.onnx", "-o", "x.plan", "--targets", "sm90"], "got the target 'sm90', expected some of sm75"),
         (["small.onnx", "-o", "x.plan", "--profile", "input"], "expected name=1x3x224x224"),
         (["small.onnx", "-o", "x.plan", "--profile", "image=1x3x16x16"], "names 'image', expected an input"),

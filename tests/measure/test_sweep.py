@@ -689,6 +689,18 @@ def test_sweep_writes_rows_and_a_figure_and_prints_the_table(tmp_path, capsys):
     assert (tmp_path / "pareto.png").stat().st_size > 10_000
 
 
+def test_made_up_inputs_are_what_the_network_can_use(tmp_path, here):
+    """A shape of zeros and ones is none that 50 rows can be brought to."""
+    table = np.arange(1000, dtype=np.float32).reshape(1000, 1)
+    nodes = [helper.make_node("Gather", ["table", "rows"], ["found"]),
+             helper.make_node("Expand", ["found", "shape"], ["output"])]  # fmt: skip
+    inputs = {"rows": ("int64", ("batch", 50)), "shape": ("int64", (3,))}
+    path = save_network(tmp_path / "n.onnx", nodes, inputs, {"output": ("float32", ("batch", 50, 1))}, {"table": table})
+    rows = sweep(path, precision=["fp16"], runs=1, progress=False)
+    assert [row.ok for row in rows] == [True, True], [row.reason for row in rows]
+    assert rows["fp16"].images == 4
+
+
 def test_sweep_exits_1_when_no_point_was_measured_and_2_on_bad_input(tmp_path, capsys):
     network = save_picture_network(tmp_path / "net.onnx")
     out = ["-o", str(tmp_path / "rows.jsonl")]

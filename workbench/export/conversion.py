@@ -152,6 +152,8 @@ def _written(path: PathLike) -> str:
 
 def _check_answers(model: Any, path: PathLike, feeds: Iterable[tuple[str, "Feed"]] | None) -> str:
     """Run the source and what was written on the same inputs; the verdict, or an ExportError where they differ."""
+    from workbench.onnx_graph.file import read
+    from workbench.onnx_graph.input_values import input_values
     from workbench.pictures.feeds import make_feeds
     from workbench.runners.backends import open_runner
     from workbench.runners.compare import compare_runners, shared_specs
@@ -164,7 +166,7 @@ def _check_answers(model: Any, path: PathLike, feeds: Iterable[tuple[str, "Feed"
         with candidate:
             specs = shared_specs(reference, candidate)
             try:
-                given = list(feeds or itertools.islice(make_feeds(specs), CHECKED))
+                given = list(feeds or itertools.islice(make_feeds(specs, known=input_values(read(path))), CHECKED))
             except InputError as error:
                 return f"\nnot compared with its source: {error}"
             report = compare_runners(reference, candidate, given)

@@ -31,6 +31,8 @@ from workbench.export.keras_model import frozen_to_onnx
 from workbench.export.torch_model import torch_to_onnx
 from workbench.models.files import freeze_model, open_model
 from workbench.models.freezing import FrozenGraph
+from workbench.onnx_graph.file import check, read
+from workbench.onnx_graph.input_values import input_values
 from workbench.onnx_graph.mend import fix
 from workbench.parity.divergence import first_divergence
 from workbench.parity.pairs import layer_namer, pair_tensors
@@ -40,6 +42,7 @@ from workbench.pictures.feeds import Feed, make_feeds
 from workbench.runners.backends import backend_for, open_runner
 from workbench.runners.compare import compare_runners, measured_tolerance, shared_specs
 
+Given = list[tuple[str, Feed]] | None
 Made = list[tuple[Stage, Any]]
 """The stages in order, each with what `open_runner` opens; None where it did not come to be."""
 
@@ -85,7 +88,7 @@ def verify(
     if given == []:
         raise InputError("got no feed to judge on; give at least one (name, arrays) pair")
     with temporary_folder() if work_folder is None else nullcontext(make_folder(work_folder)) as folder:
-        made = _name_stages(model, others) if others else _make_stages(model, folder, spatial, progress)
+        made = _name_stages(model, others) if others else _make_stages(model, folder, spatial, given, progress)
         return _Chain(made, bool(others), images, preprocess, given, tolerance, progress, folder).judge()
 
 
@@ -99,7 +102,7 @@ def _name_stages(model: Any, others: tuple[Any, ...]) -> Made:
     return [(Stage(name), target) for name, target in zip(names, opened, strict=True)]
 
 
-def _make_stages(model: Any, folder: Path, spatial: tuple[int, int] | None, progress: bool) -> Made:
+def _make_stages(model: Any, folder: Path, spatial: tuple[int, int] | None, feeds: Given, progress: bool) -> Made:
     """Make every stage, in order; what cannot be made is named, and what depends on it left out."""
     backend = backend_for(model)
     if backend == "tensorrt":
@@ -116,7 +119,7 @@ def _make_stages(model: Any, folder: Path, spatial: tuple[int, int] | None, prog
     with bar:
         raw = _make_raw(model, backend, folder, spatial, made, add)
         if raw is not None:
-            fixed = add("fixed ONNX", lambda: _fix(raw, folder / "fixed.onnx", progress), optional=True)
+            fixed = add("fixed ONNX", lambda: _fix(raw, folder / "fixed.onnx", feeds, progress), optional=True)
             add("engine", lambda: _build(fixed or raw, folder / "engine.plan"))
     return made
 
@@ -161,9 +164,16 @@ def _refuse_open_sizes(model: Any, spatial: tuple[int, int] | None) -> None:
             )
 
 
-def _fix(raw: Path, path: Path, progress: bool) -> Path:
-    fix(raw, path, progress=progress)
+def _fix(raw: Path, path: Path, feeds: Given, progress: bool) -> Path:
+    names = [spec.name for spec in check(raw).inputs]
+    fix(raw, path, feeds=None if feeds is None else _named(names, feeds), progress=progress)
     return path
+
+
+def _named(names: Iterable[str], feeds: Iterable[tuple[str, Feed]]) -> list[tuple[str, Feed]]:
+    """The feeds under these names of inputs, by name or else by position."""
+    keys = list(names)
+    return [(name, dict(zip(keys, ordered_feed(keys, feed), strict=True))) for name, feed in feeds]
 
 
 def _build(onnx_path: Path, path: Path) -> Path:
@@ -187,7 +197,7 @@ class _Chain:
     given: bool
     images: str | os.PathLike[str] | None
     preprocess: str
-    feeds: list[tuple[str, Feed]] | None
+    feeds: Given
     tolerance: AnyTolerance | None
     progress: bool
     folder: Path
@@ -243,8 +253,10 @@ class _Chain:
     def _feeds(self, reference: Runner, candidate: Runner) -> Iterable[tuple[str, Feed]]:
         specs = shared_specs(reference, candidate)
         if self.feeds is None:
-            return make_feeds(specs, self.images, self.preprocess)
-        return [(name, dict(zip(specs, ordered_feed(list(specs), feed), strict=True))) for name, feed in self.feeds]
+            file = next((target for target in self.targets.values() if backend_for(target) == "onnxruntime"), None)
+            known = None if file is None else input_values(read(file))
+            return make_feeds(specs, self.images, self.preprocess, known=known)
+        return _named(specs, self.feeds)
 
     def _tolerance(self, reference: Runner, candidate: Runner) -> AnyTolerance:
         """What was given, or what rounding does to the network, measured once for each of its ONNX files."""
