@@ -151,6 +151,9 @@ def judge(name: str, base: Path) -> Iterator[dict[str, Any]]:
     with KerasRunner(load(name, base)) as runner:
         (key,) = runner.inputs
         reference = [runner.infer({key: array}) for _, feed in feeds for array in feed.values()]
+    given = np.concatenate([array for _, feed in feeds for array in feed.values()])
+    answers = np.concatenate([array for found in reference for array in found.values()])
+    np.savez(f"{base}.keras.npz", given=given, answers=answers)
     for number, (threads, optimise) in enumerate(RUNTIMES):
         with np.load(f"{base}.runtime{number}.npz") as arrays:
             candidate = [dict(zip(reference[0], [array], strict=True)) for array in arrays.values()]
