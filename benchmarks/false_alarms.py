@@ -13,17 +13,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from _record import write_record
 from tqdm.auto import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from _record import write_record
 from networks_of_all_kinds import build, networks
 from subtle_faults import FAULTS
 
@@ -47,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", default=list(networks()), help="names of networks")
     parser.add_argument("--settings", type=int, default=len(SETTINGS), help="how many settings of oneDNN")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time; give each two cores")
     parser.add_argument("--folder", type=Path, help="keep what is made here, and use what is there")
     parser.add_argument("--answer", help=argparse.SUPPRESS)  # the child's part
     options = parser.parse_args()
@@ -56,13 +58,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as spare:
         folder = options.folder or Path(spare)
         folder.mkdir(exist_ok=True)
-        run_child(options.only, folder, folder / "prepared.json", {})
+        faults = run_children(options.only, options.jobs, folder, "prepared", {})["faults"]
         rows = []
         for number, (onednn, instructions) in enumerate(SETTINGS[: options.settings]):
             environment = {"TF_ENABLE_ONEDNN_OPTS": onednn, "ONEDNN_MAX_CPU_ISA": instructions}
-            found = run_child(options.only, folder, folder / f"answers{number}.json", environment)
+            found = run_children(options.only, options.jobs, folder, f"answers{number}", environment)
             rows += [{"onednn": int(onednn), "instructions": instructions, **row} for row in found["healthy"]]
-        faults = json.loads((folder / "prepared.json").read_text())["faults"]
         alarms = [row for row in rows if row["status"] == "fail"]
         summary = {
             "networks": len({row["network"] for row in rows}),
@@ -84,6 +85,18 @@ def main() -> None:
             write_record("false_alarms", {"summary": summary, "healthy": worst_of(rows), "faults": faults}, packages)
 
 
+def run_children(
+    names: list[str], jobs: int, folder: Path, what: str, environment: dict[str, str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Share the networks out between child processes, and put their results together."""
+    parts = [(names[job::jobs], folder / f"{what}-{job}.json") for job in range(jobs) if names[job::jobs]]
+    if jobs > 1:
+        environment = environment | {"OMP_NUM_THREADS": "2", "TF_NUM_INTRAOP_THREADS": "2"}
+    with ThreadPoolExecutor(jobs) as pool:
+        found = list(pool.map(lambda part: run_child(part[0], folder, part[1], environment), parts))
+    return {kind: [row for part in found for row in part[kind]] for kind in ("healthy", "faults")}
+
+
 def run_child(names: list[str], folder: Path, result: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Run the child's part in a process of its own, for oneDNN reads its settings once."""
     if not result.exists():
@@ -98,7 +111,7 @@ def answer(names: list[str], folder: Path, result: Path) -> None:
     rows: dict[str, list[dict[str, Any]]] = {"healthy": [], "faults": []}
     for name in tqdm(names, result.stem, unit="network"):
         base = folder / name.replace(" ", "_").replace(",", "")
-        if result.stem == "prepared":
+        if result.stem.startswith("prepared"):
             rows["faults"] += prepare(name, base)
         else:
             rows["healthy"] += judge(name, base)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from _record import write_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from _record import write_rows
 from false_alarms import RUNTIMES, row_of
 
 from workbench.core.packages import require_backend
