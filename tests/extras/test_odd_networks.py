@@ -37,6 +37,7 @@ ROWS = {
     "area, whole": (functools.partial(odd.resizing, "area", (4, 6)), "fp32", ROUNDING, None),
     "area": (functools.partial(odd.resizing, "area", (5, 7)), "fp32", ROUNDING, None),
     "area, larger": (functools.partial(odd.resizing, "area", (16, 24)), "fp32", ROUNDING, None),
+    "bicubic": (functools.partial(odd.resizing, "bicubic", (5, 7)), "fp32", ROUNDING, None),
     "lanczos3": (functools.partial(odd.resizing, "lanczos3", (5, 7)), "fp32", ROUNDING, None),
     "lanczos5": (functools.partial(odd.resizing, "lanczos5", (20, 9)), "fp32", ROUNDING, None),
     "argmax": (odd.argmax, "fp32", ROUNDING, None),
