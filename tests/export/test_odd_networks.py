@@ -11,8 +11,9 @@ from networks import random_input
 
 from workbench.core.errors import ExportError
 from workbench.core.packages import load_keras, load_tf_keras
+from workbench.export.graph_rewrites import rewrite
 from workbench.export.keras_model import keras_to_onnx
-from workbench.models.freezing import flat_call, node_place, tensor_names
+from workbench.models.freezing import flat_call, freeze, node_place, tensor_names
 
 keras = load_keras()
 import odd_networks as odd  # noqa: E402  (Keras must be loaded for TensorFlow first)
@@ -53,9 +54,9 @@ def test_a_resize_by_area_keeps_keras_answer(size, operator):
     agrees(model, converted)
 
 
-@pytest.mark.parametrize("kind", ["lanczos3", "lanczos5"])
+@pytest.mark.parametrize("kind", ["bicubic", "lanczos3", "lanczos5"])
 @pytest.mark.parametrize("size", [(5, 7), (20, 9)])
-def test_a_lanczos_resize_keeps_keras_answer(kind, size):
+def test_a_resize_with_a_smooth_kernel_keeps_keras_answer(kind, size):
     agrees(odd.resizing(kind, size))
 
 
@@ -76,6 +77,18 @@ def test_a_resize_to_a_size_that_depends_on_the_input_is_refused_by_the_name_of_
     model = keras.Model(image, Grow(name="grow")(image))
     with pytest.raises(ExportError, match=r"the layer 'grow' resizes \(ResizeArea\).*not fixed.*; fix the sizes"):
         convert_here(model)
+
+
+def test_a_bicubic_resize_of_an_open_size_is_left_to_onnx():
+    picture = keras.Input((None, None, 3))
+    model = keras.Model(picture, keras.layers.Resizing(5, 7, interpolation="bicubic")(picture))
+    graph = freeze(model, spatial=(8, 12)).graph_def
+    for node in graph.node:
+        node.attr.pop("_output_shapes", None)
+        for dim in node.attr["shape"].shape.dim[1:3] if node.op == "Placeholder" else ():
+            dim.size = -1
+    rewrite(graph, {})
+    assert [node.op for node in graph.node].count("ResizeBicubic") == 1
 
 
 @pytest.mark.parametrize("operation", [keras.ops.argmax, keras.ops.argmin], ids=["argmax", "argmin"])

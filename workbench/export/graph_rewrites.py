@@ -9,7 +9,11 @@ from workbench.core.errors import ExportError
 from workbench.core.packages import load_tensorflow
 from workbench.models.freezing import node_place
 
-_RESIZES = {"ResizeArea": ("align_corners",), "ScaleAndTranslate": ("kernel_type", "antialias")}
+_RESIZES = {
+    "ResizeArea": ("align_corners",),
+    "ResizeBicubic": ("align_corners", "half_pixel_centers"),  # from a table of 1024 steps, 3e-4 off ONNX's own
+    "ScaleAndTranslate": ("kernel_type", "antialias"),
+}
 """Operators that resize, and their attributes that matter."""
 
 
@@ -96,7 +100,7 @@ def _constant(node: Any) -> Any:
 def _resize_in_float32(graph_def: Any) -> None:
     """Put a Cast before each resize of another type: TensorFlow gives float32, where ONNX gives what was given."""
     tf = load_tensorflow()
-    for node in [node for node in graph_def.node if node.op in ("ResizeBilinear", "ResizeBicubic")]:
+    for node in [node for node in graph_def.node if node.op == "ResizeBilinear"]:
         if node.attr["T"].type != tf.float32.as_datatype_enum:
             cast = graph_def.node.add(name=f"{node.name}/float32", op="Cast", input=node.input[:1])
             cast.attr["SrcT"].type = node.attr["T"].type
@@ -105,7 +109,7 @@ def _resize_in_float32(graph_def: Any) -> None:
 
 
 def _replace_resizes(graph_def: Any, layer_of: Mapping[str, str]) -> None:
-    """Write resizes that ONNX does not have (area, Lanczos, those against aliasing) as mean pools or matrix products.
+    """Write resizes that ONNX has not (area, bicubic, Lanczos, against aliasing) as mean pools or matrix products.
 
     A resize is linear in each axis: its matrix is what TensorFlow itself makes of the unit matrix.
     """
@@ -113,8 +117,7 @@ def _replace_resizes(graph_def: Any, layer_of: Mapping[str, str]) -> None:
     if not nodes:
         return
     tf = load_tensorflow()
-    numbers = _read_numbers(graph_def, nodes, layer_of)
-    for node, (height, width, channels), (size, *moves) in zip(nodes, *zip(*numbers, strict=True), strict=True):
+    for node, (height, width, channels), (size, *moves) in _read_numbers(graph_def, nodes, layer_of):
         plain = node.op == "ResizeArea" and not node.attr["align_corners"].b
         if plain and size[0] % height == size[1] % width == 0:
             continue  # each pixel becomes a block: the nearest pixel, as which tf2onnx takes it
@@ -133,7 +136,10 @@ def _replace_resizes(graph_def: Any, layer_of: Mapping[str, str]) -> None:
 
 
 def _read_numbers(graph_def: Any, nodes: list[Any], layer_of: Mapping[str, str]) -> list[Any]:
-    """The (height, width, channels) that each node is given, and its other inputs: size, and scale and translation."""
+    """Each node, the (height, width, channels) that it is given, and its other inputs: size, scale and translation.
+
+    Left out is a bicubic one from or to an open size: ONNX has nearly the same. The others are an ExportError.
+    """
     tf = load_tensorflow()
     found = []
     config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
@@ -148,8 +154,10 @@ def _read_numbers(graph_def: Any, nodes: list[Any], layer_of: Mapping[str, str])
         for node in nodes:
             picture, *others = graph.get_operation_by_name(node.name).inputs
             try:
-                found.append(([int(side) for side in picture.shape[1:]], session.run(list(others), feed)))
+                found.append((node, [int(side) for side in picture.shape[1:]], session.run(list(others), feed)))
             except (TypeError, ValueError, tf.errors.OpError) as error:
+                if node.op == "ResizeBicubic":
+                    continue
                 raise ExportError(
                     f"{node_place(node.name, layer_of)} resizes ({node.op}) from or to a size that is not fixed, which "
                     "ONNX cannot express; fix the sizes, or use bilinear interpolation there"
