@@ -7,7 +7,7 @@ import numpy as np
 from workbench.core.contract import Runner, RunnerInfo, TensorSpec
 from workbench.core.packages import load_tensorflow, require_backend
 from workbench.core.tolerance import CEILINGS, coarsest
-from workbench.models.freezing import FrozenGraph, is_tf_keras, tensor_names
+from workbench.models.freezing import FrozenGraph, flat_call, is_tf_keras, named_tensors
 
 
 def describe(model: Any) -> RunnerInfo:
@@ -43,15 +43,10 @@ class KerasRunner(_TensorFlowRunner):
 
     def __init__(self, model: Any) -> None:
         tf = load_tensorflow()
-        inputs, outputs = tensor_names(model)
+        inputs, outputs = named_tensors(model)
         tf.config.experimental.enable_tensor_float_32_execution(False)
-
-        @tf.function(autograph=is_tf_keras(model), reduce_retracing=True)
-        def forward(*tensors: Any) -> list[Any]:
-            return tf.nest.flatten(model(tensors[0] if len(tensors) == 1 else list(tensors), training=False))
-
-        ends = zip(inputs, model.inputs, strict=True), zip(outputs, model.outputs, strict=True)
-        super().__init__(model, forward, *map(dict, ends))
+        forward = tf.function(flat_call(model), autograph=is_tf_keras(model), reduce_retracing=True)
+        super().__init__(model, forward, inputs, outputs)
         types = {getattr(layer, "compute_dtype", "") for layer in model._flatten_layers()}
         self.unit = coarsest(*(types & CEILINGS.keys()))
 
