@@ -68,6 +68,12 @@ def test_classes_are_found_in_every_layout():
     maps[0, 19] = 1
     found, scored = find_classes(maps)
     assert (found == 19).all() and scored == 19  # the twentieth channel is void
+    picture = np.random.default_rng(0).random((2, 24, 30, 3))  # channels last
+    found, scored = find_classes(picture)
+    assert (found == picture[0].argmax(2)).all() and scored == 3
+    assert (find_classes(picture.transpose(0, 3, 1, 2))[0] == found).all()
+    found, scored = find_classes(np.float32([[0.1, 0.7, 0.2], [0.9, 0.0, 0.1]]))
+    assert (found.tolist(), scored) == (1, 3)  # of the first picture
     found, scored = find_classes(np.float32([[[[1.0, -1.0]]]]))
     assert found.tolist() == [[1, 0]] and scored == 2
     assert find_classes(np.zeros((2, 3, 4), np.float32)) is None

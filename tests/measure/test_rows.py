@@ -15,7 +15,7 @@ from workbench.core.errors import BackendUnavailableError, InputError
 from workbench.core.files import data_file
 from workbench.measure import rows as rows_module
 from workbench.measure.figures import pareto_figure, precision_figure, throughput_figure
-from workbench.measure.row import AXES, Row, append_row, pareto, value_of
+from workbench.measure.row import AXES, Row, append_row, pareto, time_columns, value_of
 from workbench.measure.rows import Rows, advise, compare_runs, load_recording, load_rows
 
 
@@ -100,6 +100,17 @@ def test_a_recording_says_so_in_every_row(tmp_path, monkeypatch):
 
 
 # What is read from rows
+
+
+def test_the_times_of_calls_become_columns():
+    # 95 of 100 between three samples lie 0.9 of the way from the second to the third: 2 + 0.9 * 4
+    columns = {"latency_ms": 2.0, "minimum_ms": 1.0, "p95_ms": 5.6, "runs": 3, "images_per_s": 2000.0}
+    assert time_columns([2.0, 6.0, 1.0], batch=4) == columns
+
+
+def test_the_time_of_a_picture_is_its_share_of_the_call():
+    assert made_row(latency_ms=6.0, batch=4).ms_per_image == 1.5
+    assert made_row(latency_ms=None).ms_per_image is None
 
 
 def test_pareto_keeps_what_nothing_beats():
