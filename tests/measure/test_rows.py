@@ -113,6 +113,44 @@ def test_the_time_of_a_picture_is_its_share_of_the_call():
     assert made_row(latency_ms=None).ms_per_image is None
 
 
+@pytest.mark.parametrize(
+    ("columns", "measure", "score", "loss"),
+    [
+        ({"miou": 0.7, "miou_change": -0.02, "top1_agreement": 0.9}, "mIoU", 0.7, 0.02),
+        ({"accuracy": 0.9, "accuracy_change": 0.01, "top1_agreement": 0.95}, "top-1 accuracy", 0.9, -0.01),
+        ({"top1_agreement": 0.75, "agreement_of": "pixels", "relative_l2": 0.5}, "pixel agreement", 0.75, 0.25),
+        ({"top1_agreement": 0.75, "agreement_of": "pictures", "relative_l2": 0.5}, "top-1 agreement", 0.75, 0.25),
+        ({"relative_l2": 0.25}, "1 - relative L2", 0.75, 0.25),
+        ({"relative_l2": None}, "1 - relative L2", None, None),
+    ],
+)
+def test_a_row_is_scored_by_the_best_that_is_known_of_it(columns, measure, score, loss):
+    row = made_row(precision="fp16", **columns)
+    assert (row.measure, row.score, row.loss) == (measure, score, loss)
+    if loss is not None:
+        assert row.within(loss) and not row.within(loss - 0.001)
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_answers_without_end_are_within_no_limit(bad):
+    row = made_row(precision="fp16", relative_l2=0.0, **{bad: 1})
+    assert row.broken and row.ran and not row.within(1.0)
+    failed = made_row(precision="fp16", status="failed")
+    assert not failed.ran and not failed.within(1.0)
+
+
+def test_a_measurement_repeats_another_only_if_nothing_that_matters_has_changed():
+    asked = {"network": "n", "precision": "fp16", "backend": "keras", "batch": 2, "height": 8, "width": 8}
+    found = {"network_sha256": "1", "judged_on": "others", "calibration": "c", "machine": "m", "versions": "v"}
+    assert made_row(date="2027", latency_ms=9.0).key == made_row().key
+    for name, value in (asked | found).items():
+        assert (made_row(**{name: value}).key != made_row().key) and (
+            (made_row(**{name: value}).point != made_row().point) == (name in asked)
+        ), name
+        same_group = made_row(**{name: value}).group == made_row().group
+        assert same_group == (name not in asked or name == "precision"), name
+
+
 def test_pareto_keeps_what_nothing_beats():
     points = {"fp32": (8.0, 0.0), "tf32": (4.0, 6e-4), "fp16": (2.0, 7e-4), "bf16": (3.0, 6e-3), "int8": (2.5, 0.1)}
     rows = [made_row(precision=name, latency_ms=ms, relative_l2=error) for name, (ms, error) in points.items()]
