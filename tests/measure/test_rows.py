@@ -212,6 +212,41 @@ def test_runs_are_held_against_each_other_point_by_point():
     assert "a new machine" in found._repr_html_()
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ((2.0, 1.9, 2.2), (4.0, 3.5, 4.4), "1 slower, 0 faster"),
+        ((4.0, 3.5, 4.4), (2.0, 1.9, 2.2), "0 slower, 1 faster"),
+        ((2.0, 1.9, 2.2), (2.1, 2.05, 4.0), "0 slower, 0 faster"),
+        ((2.0, 1.9, 2.2), (4.0, 1.5, 5.0), "0 slower, 0 faster"),  # the second run was as fast at times
+        ((4.0, 3.5, 4.4), (2.0, 1.9, 4.5), "0 slower, 0 faster"),  # or as slow
+    ],
+)
+def test_a_time_has_changed_only_beyond_the_scatter_of_both_runs(first, second, said):
+    times = ("latency_ms", "minimum_ms", "p95_ms")
+    found = compare_runs(*([made_row(**dict(zip(times, run, strict=True)))] for run in (first, second)))
+    assert f"1 point in both runs: {said}, 0 with other answers" in found.to_text()
+    assert f" {second[0] / first[0]:.2f} " in found.to_text()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "changed"),
+    [
+        ({"relative_l2": 1e-5}, {"relative_l2": 1.4e-5}, ""),  # another order of summation
+        ({"relative_l2": 1e-5}, {"relative_l2": 1.6e-5}, "the error"),
+        ({"relative_l2": 1.6e-5}, {"relative_l2": 1e-5}, "the error"),
+        ({"relative_l2": 0.0}, {"relative_l2": 1e-6}, ""),  # float32's own rounding
+        ({"relative_l2": None}, {"relative_l2": 0.5}, ""),
+        ({"network_sha256": "00"}, {"network_sha256": "01"}, "another network of this name"),
+        ({"status": "failed"}, {}, "failed before"),
+    ],
+)
+def test_answers_have_changed_where_more_than_rounding_has(first, second, changed):
+    found = compare_runs([made_row(**first)], [made_row(**second)])
+    assert bool(found.changed_answers) == bool(changed)
+    assert changed in found.to_text().splitlines()[4]
+
+
 def test_runs_without_a_common_point_are_refused():
     with pytest.raises(InputError, match="none in common"):
         compare_runs([made_row()], [made_row(batch=2)])
@@ -287,8 +322,25 @@ def test_advice_takes_the_fastest_that_keeps_its_answers_and_says_why(rows, said
     assert advice.count(". ") == 0 and advice.endswith(".")  # one sentence
 
 
+def test_a_change_is_told_with_its_sign():
+    rows = made_rows(fp16=(0.001, 5.0, 50), bf16=(-0.002, 6.0, 50))
+    lines = {
+        line.split(",")[2].strip(): line.split() for line in rows.to_text().splitlines() if line.startswith("net ")
+    }
+    assert "-0.0010" in lines["fp16"] and "+0.0020" in lines["bf16"]
+    assert "mIoU changes by -0.0010" in rows.verdict
+
+
+def test_answers_without_end_fail_a_table_and_are_counted():
+    broken = made_row(precision="int8", status="failed", nan=1, inf=2, relative_l2=None)
+    rows = Rows([*made_rows(fp16=(0.001, 5.0, 50)), broken])
+    assert rows.judged[-1] == broken and rows.status == "fail"
+    assert rows.verdict.endswith("; not int8: it answers 3 NaN or infinite values.")
+
+
 def test_a_table_passes_only_if_something_was_judged_and_all_of_it_is_within_the_limit():
     assert not made_rows().passed
+    assert made_rows().status == "inconclusive"
     assert made_rows(fp16=(0.01, 5.0, 50)).passed
     assert not made_rows(fp16=(0.0, 5.0, 50), int8=(0.011, 5.0, 50)).passed
 

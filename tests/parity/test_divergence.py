@@ -17,8 +17,8 @@ from workbench.core.errors import InputError
 from workbench.export.keras_model import keras_to_onnx
 from workbench.models.freezing import freeze
 from workbench.parity.divergence import first_divergence
-from workbench.parity.layer_errors import align, explain
-from workbench.parity.pairs import pair_tensors
+from workbench.parity.layer_errors import align, explain, tensor_error
+from workbench.parity.pairs import Pair, pair_tensors
 from workbench.parity.probes import open_probe
 
 LENGTH = 12
@@ -383,6 +383,44 @@ def test_align_finds_the_layout_and_does_not_hide_a_turned_picture():
     turned = align(square, square.transpose(0, 2, 1, 3))
     assert not np.array_equal(turned, square)
     assert align(nhwc, np.zeros((2, 5, 7, 4), np.float32)) is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "error", "nan", "inf"),
+    [
+        ([0, 1, 2, 4], [0, 1, 2.4, 4], 0.1, (0, 0), (0, 0)),
+        ([[0, 1], [2, 4]], [[0, 1], [2, 2]], 0.5, (0, 0), (0, 0)),  # in the second picture, and below
+        ([0.5, 0.500001], [0.5, 0.500002], 2e-4, (0, 0), (0, 0)),  # of 1 % of 0.5, for the range is a rounding
+        ([0, 0], [0, 0.25], 0.25, (0, 0), (0, 0)),
+        ([math.nan, 1, 3, 0], [math.nan, 1, 2, 0], 1 / 3, (1, 1), (0, 0)),  # not finite in both is no difference
+        ([1, 2], [1, math.inf], math.inf, (0, 0), (0, 1)),
+        ([-math.inf, 1, 3], [0, 1, 3], math.inf, (0, 0), (1, 0)),
+        (2.0, 1.0, 50.0, (0, 0), (0, 0)),  # of 1 % of a single number
+    ],
+)
+def test_the_error_of_a_tensor_is_a_share_of_its_range(reference, candidate, error, nan, inf):
+    pair = Pair("layer", "Relu", "a", "b", ())
+    found = tensor_error(pair, 7, np.float32(reference), np.float32(candidate))
+    # float32 has 0.500001 and 0.500002 to 6e-8
+    assert found.max_error_of_range == pytest.approx(error, rel=0.1 if error == 2e-4 else 1e-6)
+    assert (found.nan, found.inf, found.depth) == (nan, inf, 7)
+
+
+def test_small_integers_are_not_subtracted_in_their_own_type():
+    found = tensor_error(Pair("l", "ArgMax", "a", "b", ()), 0, np.uint8([0, 3, 10]), np.uint8([1, 3, 10]))
+    assert found.max_error_of_range == pytest.approx(0.1)
+
+
+def test_a_cause_is_named_only_where_it_explains_nearly_all():
+    """Half of the error is left in each: noise of the size of what would explain the rest."""
+    picture, noise = random_input((1, 12, 16, 3)), random_input((1, 12, 16, 3), seed=9)
+    assert explain(picture, picture[..., ::-1] + noise / 2) == ""
+    assert explain(picture, picture + np.float32([1.0, -2.0, 0.5]) + noise) == ""
+    unbounded = picture.copy()
+    unbounded[0, 0, 0, 0] = np.inf
+    assert explain(picture * 1e4, unbounded) == "1 values are not finite, the reference's largest is " + (
+        f"{np.abs(picture * 1e4).max():,.0f}"
+    )
 
 
 def test_explain_says_what_the_numbers_show():
