@@ -22,8 +22,9 @@ from sweep_checks import (
 )
 
 import workbench.measure.sweep as engine
+from workbench.core.compare import compare_batches
 from workbench.core.errors import ImageError, InputError
-from workbench.measure.accuracy import find_classes, gather
+from workbench.measure.accuracy import Accuracy, find_classes, gather
 from workbench.pictures.cityscapes import class_iou, confusion_matrix
 from workbench.pictures.labels import fit_labels, load_labels, pair_labels
 from workbench.precision.calibration import calibrate
@@ -68,10 +69,51 @@ def test_classes_are_found_in_every_layout():
     maps[0, 19] = 1
     found, scored = find_classes(maps)
     assert (found == 19).all() and scored == 19  # the twentieth channel is void
-    found, scored = find_classes(np.float32([[[[1.0, -1.0]]]]))
+    picture = np.random.default_rng(0).random((2, 24, 30, 3))  # channels last
+    found, scored = find_classes(picture)
+    assert (found == picture[0].argmax(2)).all() and scored == 3
+    assert (find_classes(picture.transpose(0, 3, 1, 2))[0] == found).all()
+    found, scored = find_classes(np.float32([[0.1, 0.7, 0.2], [0.9, 0.0, 0.1]]))
+    assert (found.tolist(), scored) == (1, 3)  # of the first picture
+    found, scored = find_classes(np.float32([[[[0.3, -0.3]]]]))
     assert found.tolist() == [[1, 0]] and scored == 2
     assert find_classes(np.zeros((2, 3, 4), np.float32)) is None
     assert find_classes(np.full((1, 2, 3), 7, np.uint8))[0].shape == (2, 3)
+
+
+def scores(*best):
+    """Logits of a batch of one with the largest at a class, for each picture."""
+    return [{"y": np.eye(3, dtype=np.float32)[[number]]} for number in best]
+
+
+def judged(references, candidates, truths):
+    """Columns of pictures `a`, `b` and so on."""
+    accuracy = Accuracy()
+    for name, one, other, truth in zip("abcdef", references, candidates, truths, strict=False):
+        accuracy.add(name, one, other, truth)
+    return accuracy.columns(
+        compare_batches(zip(references, candidates, strict=True), reference_name="r", candidate_name="c")
+    )
+
+
+def test_accuracy_is_over_the_pictures_with_a_truth_and_its_change_is_that_from_float32():
+    columns = judged(scores(0, 1, 2, 2, 0), scores(0, 2, 2, 1, 0), [0, 1, 0, 1, None])
+    assert (columns["accuracy"], columns["accuracy_change"]) == (2 / 4, 2 / 4 - 2 / 4)
+    columns = judged(scores(0, 1, 2, 2, 0), scores(0, 2, 1, 1, 0), [0, 1, 2, 2, None])
+    assert (columns["accuracy"], columns["accuracy_change"]) == (1 / 4, 1 / 4 - 4 / 4)
+    assert (columns["top1_agreement"], columns["agreement_of"], columns["images"]) == (2 / 5, "pictures", 5)
+    assert columns["worst"] == [("b", 0.0), ("c", 0.0), ("d", 0.0), ("a", 1.0), ("e", 1.0)]
+
+
+def test_only_what_the_candidate_answers_without_end_makes_a_row_fail():
+    reference, candidate = scores(0, 1), scores(0, 1)
+    reference[0]["y"][0, 2] = np.nan
+    assert "status" not in judged(reference, candidate, [None, None])
+    candidate[1]["y"][0, 2] = np.inf
+    columns = judged(reference, candidate, [None, None])
+    assert (columns["nan"], columns["inf"], columns["status"]) == (0, 1, "failed")
+    assert columns["reason"] == "1 of 6 answers are NaN or infinite"
+    assert columns["max_error_of_range"] is None
 
 
 def test_two_files_for_one_image_are_an_error(folders):

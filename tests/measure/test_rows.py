@@ -15,7 +15,7 @@ from workbench.core.errors import BackendUnavailableError, InputError
 from workbench.core.files import data_file
 from workbench.measure import rows as rows_module
 from workbench.measure.figures import pareto_figure, precision_figure, throughput_figure
-from workbench.measure.row import AXES, Row, append_row, pareto, value_of
+from workbench.measure.row import AXES, Row, append_row, pareto, time_columns, value_of
 from workbench.measure.rows import Rows, advise, compare_runs, load_recording, load_rows
 
 
@@ -102,6 +102,55 @@ def test_a_recording_says_so_in_every_row(tmp_path, monkeypatch):
 # What is read from rows
 
 
+def test_the_times_of_calls_become_columns():
+    # 95 of 100 between three samples lie 0.9 of the way from the second to the third: 2 + 0.9 * 4
+    columns = {"latency_ms": 2.0, "minimum_ms": 1.0, "p95_ms": 5.6, "runs": 3, "images_per_s": 2000.0}
+    assert time_columns([2.0, 6.0, 1.0], batch=4) == columns
+
+
+def test_the_time_of_a_picture_is_its_share_of_the_call():
+    assert made_row(latency_ms=6.0, batch=4).ms_per_image == 1.5
+    assert made_row(latency_ms=None).ms_per_image is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "measure", "score", "loss"),
+    [
+        ({"miou": 0.7, "miou_change": -0.02, "top1_agreement": 0.9}, "mIoU", 0.7, 0.02),
+        ({"accuracy": 0.9, "accuracy_change": 0.01, "top1_agreement": 0.95}, "top-1 accuracy", 0.9, -0.01),
+        ({"top1_agreement": 0.75, "agreement_of": "pixels", "relative_l2": 0.5}, "pixel agreement", 0.75, 0.25),
+        ({"top1_agreement": 0.75, "agreement_of": "pictures", "relative_l2": 0.5}, "top-1 agreement", 0.75, 0.25),
+        ({"relative_l2": 0.25}, "1 - relative L2", 0.75, 0.25),
+        ({"relative_l2": None}, "1 - relative L2", None, None),
+    ],
+)
+def test_a_row_is_scored_by_the_best_that_is_known_of_it(columns, measure, score, loss):
+    row = made_row(precision="fp16", **columns)
+    assert (row.measure, row.score, row.loss) == (measure, score, loss)
+    if loss is not None:
+        assert row.within(loss) and not row.within(loss - 0.001)
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_answers_without_end_are_within_no_limit(bad):
+    row = made_row(precision="fp16", relative_l2=0.0, **{bad: 1})
+    assert row.broken and row.ran and not row.within(1.0)
+    failed = made_row(precision="fp16", status="failed")
+    assert not failed.ran and not failed.within(1.0)
+
+
+def test_a_measurement_repeats_another_only_if_nothing_that_matters_has_changed():
+    asked = {"network": "n", "precision": "fp16", "backend": "keras", "batch": 2, "height": 8, "width": 8}
+    found = {"network_sha256": "1", "judged_on": "others", "calibration": "c", "machine": "m", "versions": "v"}
+    assert made_row(date="2027", latency_ms=9.0).key == made_row().key
+    for name, value in (asked | found).items():
+        assert (made_row(**{name: value}).key != made_row().key) and (
+            (made_row(**{name: value}).point != made_row().point) == (name in asked)
+        ), name
+        same_group = made_row(**{name: value}).group == made_row().group
+        assert same_group == (name not in asked or name == "precision"), name
+
+
 def test_pareto_keeps_what_nothing_beats():
     points = {"fp32": (8.0, 0.0), "tf32": (4.0, 6e-4), "fp16": (2.0, 7e-4), "bf16": (3.0, 6e-3), "int8": (2.5, 0.1)}
     rows = [made_row(precision=name, latency_ms=ms, relative_l2=error) for name, (ms, error) in points.items()]
@@ -161,6 +210,41 @@ def test_runs_are_held_against_each_other_point_by_point():
     assert "fails now" in text
     assert [len(pairs) for pairs in (compare_runs(second, first).slower, compare_runs(first, first).slower)] == [0, 0]
     assert "a new machine" in found._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ((2.0, 1.9, 2.2), (4.0, 3.5, 4.4), "1 slower, 0 faster"),
+        ((4.0, 3.5, 4.4), (2.0, 1.9, 2.2), "0 slower, 1 faster"),
+        ((2.0, 1.9, 2.2), (2.1, 2.05, 4.0), "0 slower, 0 faster"),
+        ((2.0, 1.9, 2.2), (4.0, 1.5, 5.0), "0 slower, 0 faster"),  # the second run was as fast at times
+        ((4.0, 3.5, 4.4), (2.0, 1.9, 4.5), "0 slower, 0 faster"),  # or as slow
+    ],
+)
+def test_a_time_has_changed_only_beyond_the_scatter_of_both_runs(first, second, said):
+    times = ("latency_ms", "minimum_ms", "p95_ms")
+    found = compare_runs(*([made_row(**dict(zip(times, run, strict=True)))] for run in (first, second)))
+    assert f"1 point in both runs: {said}, 0 with other answers" in found.to_text()
+    assert f" {second[0] / first[0]:.2f} " in found.to_text()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "changed"),
+    [
+        ({"relative_l2": 1e-5}, {"relative_l2": 1.4e-5}, ""),  # another order of summation
+        ({"relative_l2": 1e-5}, {"relative_l2": 1.6e-5}, "the error"),
+        ({"relative_l2": 1.6e-5}, {"relative_l2": 1e-5}, "the error"),
+        ({"relative_l2": 0.0}, {"relative_l2": 1e-6}, ""),  # float32's own rounding
+        ({"relative_l2": None}, {"relative_l2": 0.5}, ""),
+        ({"network_sha256": "00"}, {"network_sha256": "01"}, "another network of this name"),
+        ({"status": "failed"}, {}, "failed before"),
+    ],
+)
+def test_answers_have_changed_where_more_than_rounding_has(first, second, changed):
+    found = compare_runs([made_row(**first)], [made_row(**second)])
+    assert bool(found.changed_answers) == bool(changed)
+    assert changed in found.to_text().splitlines()[4]
 
 
 def test_runs_without_a_common_point_are_refused():
@@ -238,8 +322,25 @@ def test_advice_takes_the_fastest_that_keeps_its_answers_and_says_why(rows, said
     assert advice.count(". ") == 0 and advice.endswith(".")  # one sentence
 
 
+def test_a_change_is_told_with_its_sign():
+    rows = made_rows(fp16=(0.001, 5.0, 50), bf16=(-0.002, 6.0, 50))
+    lines = {
+        line.split(",")[2].strip(): line.split() for line in rows.to_text().splitlines() if line.startswith("net ")
+    }
+    assert "-0.0010" in lines["fp16"] and "+0.0020" in lines["bf16"]
+    assert "mIoU changes by -0.0010" in rows.verdict
+
+
+def test_answers_without_end_fail_a_table_and_are_counted():
+    broken = made_row(precision="int8", status="failed", nan=1, inf=2, relative_l2=None)
+    rows = Rows([*made_rows(fp16=(0.001, 5.0, 50)), broken])
+    assert rows.judged[-1] == broken and rows.status == "fail"
+    assert rows.verdict.endswith("; not int8: it answers 3 NaN or infinite values.")
+
+
 def test_a_table_passes_only_if_something_was_judged_and_all_of_it_is_within_the_limit():
     assert not made_rows().passed
+    assert made_rows().status == "inconclusive"
     assert made_rows(fp16=(0.01, 5.0, 50)).passed
     assert not made_rows(fp16=(0.0, 5.0, 50), int8=(0.011, 5.0, 50)).passed
 

@@ -1,8 +1,11 @@
 """What is told of a PyTorch file before PyTorch is asked, and without PyTorch; the rest is in tests/extras."""
 
 import json
+import os
 import sys
 import zipfile
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from workbench.cli import main as cli
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError
 from workbench.export.conversion import convert
 from workbench.export.torch_model import torch_to_onnx
+from workbench.models import torch_file
 from workbench.models.torch_file import open_torch_file
 from workbench.runners.backends import backend_for, open_runner
 from workbench.runners.torch_runner import TorchRunner
@@ -31,6 +35,30 @@ def with_expression(path, text):
 def no_torch(monkeypatch):
     for name in ("torch", "onnxscript", "onnxslim", "ncnn", "tvm"):
         monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_while_a_program_is_read_no_pickle_may_run_code(tmp_path, monkeypatch, before, damaged):
+    """The switch that PyTorch reads in `torch.load`; a stand-in for PyTorch notes it."""
+    switch = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    monkeypatch.delenv(switch, raising=False)
+    if before is not None:
+        monkeypatch.setenv(switch, before)
+    seen = []
+
+    def load(path):
+        seen.append(os.environ.get(switch))
+        if damaged:
+            raise RuntimeError("cut short")
+        return SimpleNamespace(graph=SimpleNamespace(nodes=()))
+
+    torch = SimpleNamespace(__version__="2", export=SimpleNamespace(load=load))
+    monkeypatch.setattr(torch_file, "require_backend", lambda name, extra: torch)
+    with pytest.raises(ModelError, match="cut short") if damaged else nullcontext():
+        open_torch_file(write_archive(tmp_path / "m.pt2", {}))
+    assert seen == ["1"]
+    assert os.environ.get(switch) == before
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from workbench.onnx_graph import fold as onnx_folding
 from workbench.onnx_graph import mend as onnx_fix
 from workbench.onnx_graph.file import check
 from workbench.onnx_graph.mend import Rewrite, fix
+from workbench.onnx_graph.rewrites import remove_dead
 
 FLOAT = TensorProto.FLOAT
 RANDOM = np.random.default_rng(5)
@@ -370,6 +371,59 @@ def test_what_no_output_depends_on_goes(mend):
     assert not mended.graph.initializer
 
 
+def test_what_only_dead_nodes_read_is_dead_at_once():
+    nodes = [
+        helper.make_node("Neg", ["x"], ["a"]),
+        helper.make_node("Exp", ["a"], ["b"]),
+        helper.make_node("Relu", ["x"], ["y"]),
+    ]
+    assert remove_dead(network(nodes, [1, 3], [1, 3])) == 2
+
+
+LEFT_ALONE = {
+    "casts that cut decimals off": [
+        helper.make_node("Cast", ["x"], ["a"], to=TensorProto.INT32),
+        helper.make_node("Cast", ["a"], ["y"], to=FLOAT),
+    ],
+    "a second output that is read": [
+        helper.make_node("Split", ["x"], ["a", "b"], axis=3, num_outputs=2),
+        helper.make_node("Relu", ["b"], ["y"]),
+    ],
+    "the mask of a dropout": [
+        helper.make_node("Dropout", ["x"], ["a", "mask"]),
+        helper.make_node("Where", ["mask", "a", "x"], ["y"]),
+    ],
+    "a dropout that may be in training": [
+        helper.make_node("ReduceMax", ["x"], ["a"], keepdims=0),
+        helper.make_node("Greater", ["a", "huge"], ["b"]),
+        helper.make_node("Dropout", ["x", "half", "b"], ["c"]),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ],
+    "a concatenation of two": [
+        helper.make_node("Neg", ["x"], ["a"]),
+        helper.make_node("Concat", ["x", "a"], ["b"], axis=1),
+        helper.make_node("Relu", ["b"], ["y"]),
+    ],
+    "elementwise results that others read": [
+        helper.make_node("Transpose", ["x"], ["a"], perm=[0, 2, 3, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Transpose", ["b"], ["c"], perm=[0, 3, 1, 2]),
+        helper.make_node("ReduceMax", ["b", "last"], ["d"], keepdims=0),
+        helper.make_node("Unsqueeze", ["d", "first"], ["e"]),
+        helper.make_node("Mul", ["c", "e"], ["y"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("nodes", LEFT_ALONE.values(), ids=LEFT_ALONE)
+def test_what_a_rewrite_would_spoil_is_not_even_tried(mend, nodes):
+    weights = {"huge": np.float32(1e30), "half": np.float32(0.5), "last": np.array([3]), "first": np.array([1])}
+    used = {name: weights[name] for node in nodes for name in node.input if name in weights}
+    report, mended = mend(network(nodes, [1, 3, 4, 6], [None] * 4, used, opset=18))
+    assert not report.rewrites, report.to_text()
+    assert operators(mended) == dict(Counter(node.op_type for node in nodes))
+
+
 @pytest.mark.parametrize(("name", "inferred"), [("N", 2), ("", 2), ("batch", 0)])
 def test_the_open_batch_gets_one_name(mend, name, inferred):
     dim = name or None
@@ -500,6 +554,58 @@ def test_a_rewrite_that_only_works_for_one_image_is_dropped(mend, monkeypatch):
     monkeypatch.setattr(onnx_fix, "REWRITES", (Rewrite("harm", "", fix_batch),))
     assert "does not run" in mend(linear())[0].dropped[0].dropped
     assert not mend(linear(1))[0].dropped  # with a batch of 1 it is right
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_rewrite_that_is_right_for_the_first_feed_only_is_dropped(mend, monkeypatch, exact):
+    """Without its Relu the network answers the same to numbers above 0."""
+
+    def harm(model):
+        if len(model.graph.node) == 1:
+            return 0
+        del model.graph.node[0]
+        model.graph.node[0].input[0] = "x"
+        return 1
+
+    monkeypatch.setattr(onnx_fix, "REWRITES", (Rewrite("harm", "", harm, exact=exact),))
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Neg", ["a"], ["y"])]
+    feeds = [("above", {"x": np.float32([[1, 2, 3]])}), ("below", {"x": np.float32([[-1, -2, 3]])})]
+    report, mended = mend(network(nodes, [1, 3], [1, 3]), feeds=feeds)
+    assert [rewrite.name for rewrite in report.dropped] == ["harm"]
+    assert operators(mended) == {"Relu": 1, "Neg": 1}
+    assert report.parity.images == 2
+
+
+def test_a_rewrite_that_changes_the_type_of_an_answer_is_dropped(mend, monkeypatch):
+    def harm(model):
+        model.graph.node[0].output[0] = "single"
+        model.graph.node.append(helper.make_node("Cast", ["single"], ["y"], to=TensorProto.DOUBLE))
+        model.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+        return 1
+
+    monkeypatch.setattr(onnx_fix, "REWRITES", (Rewrite("harm", "", harm),))
+    report, _ = mend(network([helper.make_node("Neg", ["x"], ["y"])], [1, 3], [1, 3]))
+    assert [rewrite.name for rewrite in report.dropped] == ["harm"]
+
+
+def test_a_dropped_rewrite_is_not_tried_again_when_another_has_changed_something(mend, monkeypatch):
+    tried = []
+
+    def harm(model):
+        tried.append(len(model.graph.node))
+        return scale_weight(1.5)(model)
+
+    monkeypatch.setattr(onnx_fix, "REWRITES", (Rewrite("harm", "", harm), *onnx_fix.REWRITES))
+    nodes = [helper.make_node("Identity", ["x"], ["a"]), helper.make_node("MatMul", ["a", "w"], ["y"])]
+    report, _ = mend(network(nodes, ["batch", 4], ["batch", 3], {"w": numbers(4, 3)}))
+    assert (tried, counts(report), len(report.dropped)) == ([2], {"no-ops": 1}, 1)
+
+
+def test_not_a_number_is_an_answer_like_any_other(mend):
+    nodes = [helper.make_node("Identity", ["x"], ["a"]), helper.make_node("Log", ["a"], ["y"])]
+    report, mended = mend(network(nodes, [1, 3], [1, 3]), feeds=[("below 0", {"x": np.float32([[-1, 1, 2]])})])
+    assert (operators(mended), counts(report)) == ({"Log": 1}, {"no-ops": 1})
+    assert report.status == report.parity.status == "fail"  # and the report says that the network itself is at fault
 
 
 def test_a_rounding_rewrite_on_answers_that_do_not_vary_proves_nothing(mend, monkeypatch):

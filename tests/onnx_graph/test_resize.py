@@ -80,6 +80,13 @@ def test_any_pair_of_sizes_takes_the_same_pixels_as_tensorflow_where_one_pixel_i
     assert np.abs(found - expected).max() <= 1  # on a border: the one or the other neighbour
 
 
+@pytest.mark.parametrize(("side", "wanted"), [(8, 4), (64, 32), (64, 16), (96, 12)])
+def test_on_a_border_that_float32_holds_exactly_the_later_pixel_is_taken_as_in_tensorflow(side, wanted):
+    assert borders(side, wanted).all()
+    x = column(side)
+    np.testing.assert_array_equal(run(mended(side, wanted), x), tensorflow_nearest(x, wanted))
+
+
 @pytest.mark.parametrize(("side", "wanted"), [(7, 31), (11, 13)])
 def test_without_the_sizes_a_row_is_lost(side, wanted):
     # what makes the module necessary: float32(31 / 7) * 7 is less than 31

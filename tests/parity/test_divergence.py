@@ -17,8 +17,8 @@ from workbench.core.errors import InputError
 from workbench.export.keras_model import keras_to_onnx
 from workbench.models.freezing import freeze
 from workbench.parity.divergence import first_divergence
-from workbench.parity.layer_errors import align, explain
-from workbench.parity.pairs import pair_tensors
+from workbench.parity.layer_errors import align, explain, tensor_error
+from workbench.parity.pairs import Pair, pair_tensors
 from workbench.parity.probes import open_probe
 
 LENGTH = 12
@@ -103,6 +103,102 @@ def test_rounding_that_adds_up_is_not_blamed_on_a_layer(tmp_path):
     assert "No single layer" in found.verdict
 
 
+def save_drifting(path, drifts, outputs=(("output", ()),)):
+    """A chain of identity matrices, each larger by such a share that the error after it is that of `drifts`.
+
+    Each output is a name and the errors of its own chain of matrices, which goes on where the common one ends.
+    """
+    weights, nodes = {}, []
+
+    def grow(last, name, before, after):
+        weights[f"w_{name}"] = np.eye(WIDTH, dtype=np.float32) * np.float32((1 + after) / (1 + before))
+        nodes.append(helper.make_node("MatMul", [last, f"w_{name}"], [name]))
+        return name
+
+    def chain(last, errors, name, before=0.0):
+        for number, after in enumerate(errors):
+            last, before = grow(last, f"{name}{number}", before, after), after
+        return last
+
+    shared = chain("input", drifts, "dense")
+    for name, errors in outputs:
+        end = chain(shared, errors, f"{name}_", drifts[-1])
+        nodes.append(helper.make_node("Identity", [end], [name]))
+    shape = ("float32", ("batch", WIDTH))
+    return save_network(path, nodes, {"input": shape}, {name: shape for name, _ in outputs}, weights)
+
+
+def ramp_feed():
+    """From 0 to 1, so that a matrix that is larger by a share is wrong by this share of the range."""
+    return {"input": np.linspace(0, 1, WIDTH, dtype=np.float32)[None]}
+
+
+@pytest.mark.parametrize(
+    ("drifts", "kind", "layer"),
+    [
+        ((1e-6, 6e-6, 4e-5, 2e-4, 1.2e-3), "growth", None),  # by 5 to 7 at each layer: rounding, all of it
+        ((1e-6, 6e-6, 4e-5, 1.2e-3), "jump", "dense3"),  # by 30 at once
+        ((1e-6, 6e-6, 3e-5, 1.5e-4, 6e-3), "jump", "dense4"),  # the layer before, within the limit, grew by 5 only
+        ((1e-6, 1e-5, 6e-4, 1.2e-3, 2e-3), "jump", "dense2"),  # within the limit yet, but there it grew by 60
+    ],
+)
+def test_a_jump_is_growth_by_more_than_rounding_even_below_the_limit(tmp_path, drifts, kind, layer):
+    right = save_drifting(tmp_path / "right.onnx", [0.0] * len(drifts))
+    found = search(right, save_drifting(tmp_path / "wrong.onnx", drifts), ramp_feed(), tolerance=1e-3)
+    assert (found.kind, found.layer and found.layer.layer) == (kind, layer), found.to_text()
+    # float32 keeps each number to 6e-8
+    assert [entry.max_error_of_range for entry in found.layers][1:-1] == pytest.approx(drifts, abs=1e-6, rel=0.1)
+
+
+def test_an_error_of_a_few_roundings_in_the_first_layer_is_no_jump(tmp_path):
+    right, wrong = (save_drifting(tmp_path / f"{drift}.onnx", [drift, drift]) for drift in (0.0, 1.2e-6))
+    assert search(right, wrong, ramp_feed(), tolerance=6e-7).kind == "growth"
+
+
+def test_of_two_wrong_outputs_the_worse_one_is_followed(tmp_path):
+    right = save_drifting(tmp_path / "right.onnx", (0.0,), (("a", (0.0, 0.0)), ("b", (0.0, 0.0))))
+    wrong = save_drifting(tmp_path / "wrong.onnx", (0.0,), (("a", (0.0, 0.01)), ("b", (0.1, 0.1))))
+    assert search(right, wrong, ramp_feed()).layer.layer == "b_0"
+
+
+def save_branches(path, drifts, minimum):
+    """Two branches and what joins them: a minimum that is a number of its own, and their sum, the output."""
+    weights = {name: np.eye(WIDTH, dtype=np.float32) * np.float32(size) for name, size in drifts.items()}
+    nodes = [helper.make_node("MatMul", ["input", name], [f"{name}_branch"]) for name in drifts]
+    branches = [node.output[0] for node in nodes]
+    nodes.append(helper.make_node("Min", [*branches, "floor"], ["least"]))
+    nodes.append(helper.make_node("Sum", [*branches, "least"], ["output"]))
+    shape = ("float32", ("batch", WIDTH))
+    weights["floor"] = np.full((1, WIDTH), minimum, np.float32)
+    return save_network(path, nodes, {"input": shape}, {"output": shape}, weights)
+
+
+def test_of_two_wrong_branches_the_first_is_blamed_though_a_reader_of_both_is_right(tmp_path):
+    """The minimum hides both faults, so what it is computed from is not searched; the way up finds them."""
+    right = save_branches(tmp_path / "right.onnx", {"one": 1.0, "two": 1.0}, -9)
+    wrong = save_branches(tmp_path / "wrong.onnx", {"one": 1.1, "two": 1.2}, -9)
+    assert search(right, wrong, ramp_feed()).layer.reference_tensor == "one_branch"
+
+
+def test_growth_is_measured_from_the_worse_of_two_parents(tmp_path):
+    """The difference of a branch with an error and one without is half as large, so its error counts twice."""
+    drifts = (1e-6, 5e-6, 3e-5, 1.5e-4, 8e-4)
+    paths = []
+    for name, errors in (("right", [0.0] * 5), ("wrong", drifts)):
+        model = onnx.load(save_drifting(tmp_path / f"{name}.onnx", errors))
+        half = numpy_helper.from_array(np.eye(WIDTH, dtype=np.float32) / 2, "w_half")
+        model.graph.initializer.append(half)
+        model.graph.node[-1].CopyFrom(helper.make_node("Sub", ["dense4", "half"], ["output"]))
+        model.graph.node.insert(0, helper.make_node("MatMul", ["input", "w_half"], ["half"]))
+        onnx.save(model, tmp_path / f"{name}.onnx")
+        paths.append(tmp_path / f"{name}.onnx")
+    found = search(*paths, ramp_feed(), tolerance=1e-3)
+    assert found.kind == "growth", found.to_text()
+    joined = next(entry for entry in found.layers if entry.reference_tensor == "output")
+    assert joined.max_error_of_range == pytest.approx(1.6e-3, rel=0.01)
+    assert joined.max_error_of_range_before == pytest.approx(8e-4, rel=0.01)
+
+
 def test_only_what_leads_to_the_wrong_output_is_searched(tmp_path):
     right = save_stack(tmp_path / "right.onnx", branch=True)
     wrong = save_stack(tmp_path / "wrong.onnx", branch=True, spoil=(9,))
@@ -169,15 +265,17 @@ def test_layers_without_a_counterpart_are_listed_on_both_sides(tmp_path):
     assert "unread (Cos)" in found.to_text()
 
 
-def test_a_name_that_holds_something_else_is_not_blamed(tmp_path):
+@pytest.mark.parametrize("reused", [("dense4",), ("dense2", "dense6")])
+def test_a_name_that_holds_something_else_is_not_blamed(tmp_path, reused):
     """An exporter that reuses the name of a tensor for another one makes no fault, if what reads it is right."""
     right = save_stack(tmp_path / "right.onnx")
     model = onnx.load(right)
-    place = next(index for index, node in enumerate(model.graph.node) if node.output[0] == "dense4")
-    node = model.graph.node[place]
-    node.output[0] = "real"
-    model.graph.node[place + 1].input[0] = "real"
-    model.graph.node.insert(place + 1, helper.make_node("Exp", ["real"], ["dense4"]))
+    for name in reused:
+        place = next(index for index, node in enumerate(model.graph.node) if node.output[0] == name)
+        node = model.graph.node[place]
+        node.output[0] = f"real_{name}"
+        model.graph.node[place + 1].input[0] = f"real_{name}"
+        model.graph.node.insert(place + 1, helper.make_node("Exp", [f"real_{name}"], [name]))
     matrix = next(tensor for tensor in model.graph.initializer if tensor.name == "w8")
     matrix.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(matrix).T.copy(), "w8"))
     onnx.save(model, tmp_path / "wrong.onnx")
@@ -240,6 +338,25 @@ def test_folded_biases_are_compared_with_the_tensor_that_has_them(folder):
     assert pair.layer == "block1_conv1"
 
 
+def test_ends_of_the_same_names_are_paired_by_name_in_whatever_order(tmp_path):
+    shape = ("float32", ("batch", WIDTH))
+    nodes = [
+        helper.make_node("Sub", ["left", "right"], ["difference"]),
+        helper.make_node("Neg", ["difference"], ["turned"]),
+    ]
+    paths = [
+        save_network(tmp_path / f"{ends[0]}.onnx", nodes, dict.fromkeys(ends, shape), dict.fromkeys(results, shape))
+        for ends, results in (
+            (("left", "right"), ("difference", "turned")),
+            (("right", "left"), ("turned", "difference")),
+        )
+    ]
+    feed = {"left": random_input((1, WIDTH), 1), "right": random_input((1, WIDTH), 2)}
+    pairing = pair_tensors(*(open_probe(path, feed) for path in paths))
+    assert {pair.reference for pair in pairing.pairs} == {"left", "right", "difference", "turned"}
+    assert all(pair.reference == pair.candidate for pair in pairing.pairs)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -259,10 +376,51 @@ def test_align_finds_the_layout_and_does_not_hide_a_turned_picture():
     nhwc = random_input((2, 5, 7, 3))
     assert np.array_equal(align(nhwc, nhwc.transpose(0, 3, 1, 2)), nhwc)
     assert np.array_equal(align(nhwc[:, :1, :1], nhwc[:, :1, :1].reshape(2, 3)), nhwc[:, :1, :1])
+    cube = random_input((2, 4, 4, 4))
+    for order in ((0, 1, 2, 3), (0, 3, 1, 2), (0, 2, 3, 1)):  # all of them fit, and one is right
+        assert np.array_equal(align(cube, cube.transpose(order)), cube)
     square = random_input((1, 4, 4, 4))
     turned = align(square, square.transpose(0, 2, 1, 3))
     assert not np.array_equal(turned, square)
     assert align(nhwc, np.zeros((2, 5, 7, 4), np.float32)) is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "error", "nan", "inf"),
+    [
+        ([0, 1, 2, 4], [0, 1, 2.4, 4], 0.1, (0, 0), (0, 0)),
+        ([[0, 1], [2, 4]], [[0, 1], [2, 2]], 0.5, (0, 0), (0, 0)),  # in the second picture, and below
+        ([0.5, 0.500001], [0.5, 0.500002], 2e-4, (0, 0), (0, 0)),  # of 1 % of 0.5, for the range is a rounding
+        ([0, 0], [0, 0.25], 0.25, (0, 0), (0, 0)),
+        ([math.nan, 1, 3, 0], [math.nan, 1, 2, 0], 1 / 3, (1, 1), (0, 0)),  # not finite in both is no difference
+        ([1, 2], [1, math.inf], math.inf, (0, 0), (0, 1)),
+        ([-math.inf, 1, 3], [0, 1, 3], math.inf, (0, 0), (1, 0)),
+        (2.0, 1.0, 50.0, (0, 0), (0, 0)),  # of 1 % of a single number
+    ],
+)
+def test_the_error_of_a_tensor_is_a_share_of_its_range(reference, candidate, error, nan, inf):
+    pair = Pair("layer", "Relu", "a", "b", ())
+    found = tensor_error(pair, 7, np.float32(reference), np.float32(candidate))
+    # float32 has 0.500001 and 0.500002 to 6e-8
+    assert found.max_error_of_range == pytest.approx(error, rel=0.1 if error == 2e-4 else 1e-6)
+    assert (found.nan, found.inf, found.depth) == (nan, inf, 7)
+
+
+def test_small_integers_are_not_subtracted_in_their_own_type():
+    found = tensor_error(Pair("l", "ArgMax", "a", "b", ()), 0, np.uint8([0, 3, 10]), np.uint8([1, 3, 10]))
+    assert found.max_error_of_range == pytest.approx(0.1)
+
+
+def test_a_cause_is_named_only_where_it_explains_nearly_all():
+    """Half of the error is left in each: noise of the size of what would explain the rest."""
+    picture, noise = random_input((1, 12, 16, 3)), random_input((1, 12, 16, 3), seed=9)
+    assert explain(picture, picture[..., ::-1] + noise / 2) == ""
+    assert explain(picture, picture + np.float32([1.0, -2.0, 0.5]) + noise) == ""
+    unbounded = picture.copy()
+    unbounded[0, 0, 0, 0] = np.inf
+    assert explain(picture * 1e4, unbounded) == "1 values are not finite, the reference's largest is " + (
+        f"{np.abs(picture * 1e4).max():,.0f}"
+    )
 
 
 def test_explain_says_what_the_numbers_show():

@@ -1,13 +1,16 @@
 """The chain of stages: which ones there are, in which order they are compared, and what is said of the others."""
 
 import json
+import shutil
 
 import numpy as np
 import onnx
 import pytest
 from networks import small_network, two_input_network, upsampling_network
 from onnx import helper, numpy_helper
+from onnx_networks import save_network
 
+from workbench.cli import main as cli
 from workbench.core.errors import BackendUnavailableError, EngineBuildError, ExportError, InputError
 from workbench.core.tolerance import Tolerance
 from workbench.export.keras_model import keras_to_onnx
@@ -92,6 +95,37 @@ def test_a_network_that_cannot_be_converted_names_the_stage_and_the_reason(monke
     assert (report.status, report.stage_at_fault) == ("fail", "raw ONNX")
     assert "no operator for Strange" in report.verdict
     assert [parity.status for parity in report.reports] == ["pass"], "the frozen graph was still compared"
+
+
+def save_strange(path):
+    """A valid ONNX file with an operator that ONNX Runtime does not have."""
+    shape = ("float32", ("batch", 8))
+    node = helper.make_node("Strange", ["input"], ["output"], domain="my.own")
+    save_network(path, [helper.make_node("Neg", ["input"], ["output"])], {"input": shape}, {"output": shape}, {})
+    model = onnx.load(path)
+    model.graph.node[0].CopyFrom(node)
+    model.opset_import.append(helper.make_opsetid("my.own", 1))
+    onnx.save(model, path)
+    return path
+
+
+def test_an_exported_file_that_onnx_runtime_refuses_is_the_stage_at_fault(tmp_path, monkeypatch, no_engine, capsys):
+    monkeypatch.setattr(stages, "frozen_to_onnx", lambda frozen, path: save_strange(path))
+    two_input_network().save(tmp_path / "my.keras")
+    assert cli.main(["verify", str(tmp_path / "my.keras")]) == 1
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("FAIL: the stage raw ONNX could not be made: ONNX Runtime cannot run")
+
+
+@pytest.mark.parametrize("names", [("strange",), ("step0", "strange"), ("strange", "step0"), ("step0", "cut")])
+def test_a_file_that_cannot_be_loaded_never_ends_in_a_pass(files, tmp_path, no_engine, capsys, names):
+    (tmp_path / "cut.onnx").write_bytes(files[0].read_bytes()[:-1000])
+    save_strange(tmp_path / "strange.onnx")
+    shutil.copy(files[0], tmp_path)
+    assert cli.main(["verify", *(str(tmp_path / f"{name}.onnx") for name in names)]) in (1, 2)
+    told = capsys.readouterr()
+    assert "PASS" not in told.out
+    assert "Strange" in told.out + told.err or "cut.onnx" in told.err
 
 
 def test_an_engine_that_tensorrt_refuses_is_the_stage_at_fault(files, monkeypatch):

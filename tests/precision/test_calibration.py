@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import onnx_networks
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
@@ -98,8 +99,82 @@ def test_entropy_is_not_fooled_by_one_frequent_value():
     assert counts[: entropy_bins(counts)].sum() >= 0.999 * counts.sum()
 
 
+def entropy_bins_one_by_one(counts, stride):
+    """NVIDIA's pytorch-quantization (`_compute_amax_entropy` of calib/histogram.py), with SciPy's divergence.
+
+    Two things are ours: what is beyond a cut moves to the last bin that holds any, and no cut loses more than a
+    thousandth of the values.
+    """
+    bins = counts.astype(float)
+    bins[0] = bins[1]
+    found, least = 0, np.inf
+    for cut in range(128, len(bins) + 1, stride):
+        beyond = bins[cut:].sum()
+        if beyond > bins.sum() / 1000:
+            continue
+        levels = np.digitize(np.arange(cut), np.linspace(0, cut, 129)) - 1
+        spread = np.zeros(cut)
+        for level in range(128):
+            held = (levels == level) & (bins[:cut] > 0)
+            spread[held] = bins[:cut][held].mean() if held.any() else 0
+        reference = bins[:cut].copy()
+        reference[max(place for place in range(cut) if bins[place])] += beyond
+        divergence = scipy.stats.entropy(reference, spread)  # it makes both sum to 1
+        if divergence <= least + 1e-12:  # of equal ones the last; float64 rounding of such sums
+            found, least = cut, divergence
+    return found
+
+
+HISTOGRAMS = {
+    "a half normal": lambda random: np.histogram(np.abs(random.standard_normal(20_000)), 320, (0, 5))[0],
+    "a long tail": lambda random: np.histogram(random.exponential(1.0, 50_000), 512, (0, 12))[0],
+    "a ReLU with its zeros and far values": lambda random: (
+        (3000 * np.exp(-((np.arange(400) / 60) ** 2)) + 2e5 * np.eye(1, 400)[0]).astype(int)
+        + (random.random(400) < 0.075)
+    ),
+    "nothing above the middle": lambda random: np.repeat([10, 0], 256),  # many cuts lose nothing: the last one
+    "empty bins between": lambda random: (
+        random.integers(0, 400, 300) * (random.random(300) < 0.3) + (np.arange(300) == 1)
+    ),
+    "steps of a number of bins that 128 does not divide": lambda random: 1000 // (1 + np.arange(420) // 37),
+    "a single far value": lambda random: np.append(random.integers(500, 900, 200), np.eye(1, 200, 150, int)[0]),
+}
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+@pytest.mark.parametrize("shape", HISTOGRAMS)
+def test_entropy_cuts_where_the_published_method_does(shape, stride):
+    counts = HISTOGRAMS[shape](np.random.default_rng(4))
+    assert entropy_bins(counts, stride) == entropy_bins_one_by_one(counts, stride)
+
+
 def test_percentile_counts_what_it_keeps():
     assert [percentile_bins(np.array([50, 40, 9, 1]), percent) for percent in (50, 90, 91, 100)] == [1, 2, 3, 4]
+    assert [percentile_bins(np.array([2, 1]), percent) for percent in (66, 67)] == [1, 2]  # 1.98 and 2.01 values
+
+
+def test_a_threshold_is_the_upper_end_of_the_last_bin_that_is_kept_and_no_more_than_the_largest_value():
+    histogram = Histogram()
+    histogram.add(np.array([0.25] * 9_999 + [1.0], np.float32))
+    assert histogram.threshold("percentile") == 513 / 2048  # 0.25 is the lower end of bin 512
+    histogram = Histogram()
+    for value in (1.0, 1.5):
+        histogram.add(np.array([value], np.float32))
+    assert (histogram.limit, histogram.threshold("percentile")) == (2.0, 1.5)  # its bin ends at 1537 / 1024
+
+
+def test_groups_of_tensors_hold_as_many_bytes_as_the_budget(monkeypatch):
+    values = {name: helper.make_tensor_type_proto(1, [10, 10]).tensor_type for name in "abc"}
+    for budget, groups in ((1200, ["abc"]), (1199, ["ab", "c"]), (800, ["ab", "c"]), (799, ["a", "b", "c"])):
+        monkeypatch.setattr(observing, "BUDGET_BYTES", budget)
+        assert ["".join(group) for group in observing.tensor_groups(values)] == groups
+
+
+def test_both_factors_of_a_product_are_observed(tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("MatMul", ["x", "a"], ["y"])]
+    shape = ("float32", (3, 3))
+    path = onnx_networks.save_network(tmp_path / "n.onnx", nodes, {"x": shape}, {"y": shape})
+    assert list(observing.observable(onnx.load(path))) == ["x", "a"]
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=60), st.integers(1, 60))
@@ -187,6 +262,23 @@ def test_a_missing_cache_and_a_missing_folder_are_named(network, tmp_path):
         Calibration.load(tmp_path / "none.json")
     with pytest.raises(OutputError, match="create it first"):
         run_calibration(network).save(tmp_path / "none" / "cache.json")
+
+
+def test_scales_are_those_of_the_thresholds_and_tensors_of_zeros_have_none():
+    made = Calibration("n", "d", "entropy", 1, "", {"x": 1.0, "zero": 0.0}, {"x": 2.0, "zero": 0.0})
+    assert made.scales == {"x": 1 / 127}
+
+
+def test_the_samples_have_a_digest_of_what_they_hold(network):
+    found = [run_calibration(network, feeds(2, seed)).data for seed in (0, 0, 9)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_colour_that_is_the_same_everywhere_makes_no_flat_picture(network):
+    samples = feeds(2)
+    for feed in samples:
+        feed["input"][:, 2] = 0
+    assert run_calibration(network, samples).samples == 2
 
 
 def test_the_digest_changes_with_the_scales(network):

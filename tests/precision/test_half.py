@@ -131,6 +131,16 @@ def test_weights_are_rounded_to_the_nearest_and_tiny_ones_are_not_lifted(here):
     assert np.array_equal(numpy_helper.to_array(model.graph.initializer[0]), weight.astype(np.float16))
 
 
+def test_weights_become_the_nearest_bfloat16_and_halves_go_to_even(here):
+    """Its step is 2**-7 from 1 to 2, and 2 from 256 to 512; by hand, as IEEE 754 rounds."""
+    step = 2.0**-7
+    exact = [1 + step / 4, 1 + step / 2, 1 + step * 1.5, 1 + step * 0.5625, -1 - step * 0.75, 301.2]
+    nearest = [1, 1, 1 + 2 * step, 1 + step, -1 - step, 302]
+    weight = np.array([exact], np.float32).T
+    _, model = here.convert([NODE("MatMul", ["x", "w"], ["y"])], (1, 6), (1, 1), {"w": weight}, to=to_bf16)
+    assert numpy_helper.to_array(model.graph.initializer[0]).astype(np.float64).ravel().tolist() == nearest
+
+
 def test_an_output_that_other_nodes_read_too_is_cast_once(here):
     nodes = [NODE("Relu", ["x"], ["y"]), NODE("Neg", ["y"], ["n"]), NODE("Exp", ["n"], ["unread"])]
     _, model = here.convert(nodes, (3,), (3,))

@@ -281,6 +281,37 @@ def test_tf32_is_off_unless_asked_for_or_needed_by_float16_weights(tmp_path):
     assert weight_types(tmp_path / "half.onnx") == {onnx.TensorProto.FLOAT16}
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("FLOAT", {"tf32": False, "optimise": "all"}),
+        ("FLOAT16", {"tf32": True, "optimise": "all"}),
+        ("FLOAT8E4M3FN", {"tf32": False, "optimise": "basic"}),
+    ],
+)
+def test_onnx_runtime_is_opened_as_the_weights_need(tmp_path, monkeypatch, kind, expected):
+    """Why: `workbench.onnx_graph.session.providers` and `FLOAT8`; nothing here has a GPU, so the call is caught."""
+    asked = []
+
+    def open_session(path, purpose, **options):
+        asked.append(options)
+        return types.SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime_runner, "open_session", open_session)
+    monkeypatch.setattr(onnxruntime_runner, "prepare_cuda", lambda runtime: "a GPU")
+    weight = onnx.helper.make_tensor("w", getattr(onnx.TensorProto, kind), (3,), np.ones(3, np.float32))
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ("batch", 3)) for name in "xy"]
+    nodes = [
+        onnx.helper.make_node("Cast", ["w"], ["f"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Add", ["x", "f"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
+    opsets = [onnx.helper.make_opsetid("", 19)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "w.onnx")
+    OnnxRuntimeRunner(tmp_path / "w.onnx", device="cuda", threads=3)
+    assert asked == [{"device": "cuda", "threads": 3, **expected}]
+
+
 def test_the_cuda_libraries_of_other_packages_are_loaded_and_nothing_is_printed(tmp_path, monkeypatch, capsys):
     for folder in ("nvidia/cu13/lib", "nvidia/cudnn/lib", "nvidia/nccl/lib"):
         (tmp_path / folder).mkdir(parents=True)
