@@ -29,7 +29,7 @@ from networks_of_all_kinds import build, networks
 from subtle_faults import FAULTS
 
 from workbench.core.compare import FLOAT32, compare_batches
-from workbench.core.packages import load_keras
+from workbench.core.packages import load_keras, package_version
 from workbench.core.tolerance import RoundingNoise
 from workbench.export.keras_model import keras_to_onnx
 from workbench.models import unet
@@ -81,7 +81,8 @@ def main() -> None:
         for row in (row for row in faults if row["status"] != "fail"):
             print("not found:", row)
         if options.only == list(networks()) and options.settings == len(SETTINGS):
-            packages = ("tensorflow", "keras", "tf_keras", "onnxruntime", "numpy")
+            packages = ("tensorflow", "tensorflow-cpu", "keras", "tf_keras", "onnxruntime", "onnxruntime-gpu", "numpy")
+            packages = tuple(name for name in packages if package_version(name))
             write_record("false_alarms", {"summary": summary, "healthy": worst_of(rows), "faults": faults}, packages)
 
 

@@ -9,6 +9,7 @@ The folder holds the networks, the inputs and Keras's answers. What rounding doe
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,8 +17,8 @@ import onnx
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from _record import write_rows
-from false_alarms import RUNTIMES, row_of
+from _record import write_record
+from false_alarms import RUNTIMES, row_of, worst_of
 
 from workbench.core.packages import require_backend
 from workbench.onnx_graph.noise import rounding_noise
@@ -40,12 +41,23 @@ def main() -> None:
             session = open_session(file, **setting)
             assert setting["device"] == "cpu" or "CUDAExecutionProvider" in session.get_providers()
             candidate = [{"output": next(iter(run_session(session, feed).values()))} for _, feed in feeds]
-            rows.append(row_of(file.stem, noise, reference, candidate, **setting, gpu=gpu))
+            rows.append(row_of(file.stem, noise, reference, candidate, **setting))
             print(json.dumps(rows[-1]), flush=True)
-    alarms = [row for row in rows if row["status"] == "fail"]
-    worst = max(row["times_noise"] for row in rows)
-    print(f"{len(rows)} verdicts, {len(alarms)} false alarms, largest error {worst:g} times the noise")
-    write_rows("gpu_false_alarms", rows, ("onnxruntime-gpu", "numpy"))
+    summary = summarise(rows)
+    print(json.dumps(summary, indent=2))
+    write_record("gpu_false_alarms", {"gpu": gpu, **summary}, ("onnxruntime-gpu", "numpy"))
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many verdicts and false alarms there were, and for each network and device the largest error."""
+    devices = dict.fromkeys(row["device"] for row in rows)
+    return {
+        "verdicts": len(rows),
+        "false_alarms": sum(row["status"] == "fail" for row in rows),
+        "false_alarms_of_fixed_limits": sum(row["fixed"] == "fail" for row in rows),
+        "largest_times_noise": max(row["times_noise"] for row in rows),
+        "worst": [row for device in devices for row in worst_of([r for r in rows if r["device"] == device])],
+    }
 
 
 if __name__ == "__main__":
