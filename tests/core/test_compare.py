@@ -416,3 +416,17 @@ def test_a_share_below_one_is_never_shown_as_100_percent():
     almost[0, 0, 0] += 1
     report = compare(labels, almost)
     assert report.passed and "100 %" not in report.to_text()
+
+
+def test_the_range_of_answers_far_from_0_does_not_reach_to_0():
+    reference = np.array([[5.0, 6.0, 7.0]])
+    output = compare(reference, np.array([[5.0, 6.2, 7.0]])).outputs[0]
+    assert (output.reference_range, output.max_relative_error) == (2.0, pytest.approx(0.1))
+
+
+@pytest.mark.parametrize(("error", "passes"), [(0.9e-3, True), (1.5e-3, False)])
+def test_the_limit_decides(error, passes):
+    reference = classifier_logits()
+    candidate = reference.copy()
+    candidate[3, 2] += error * np.ptp(reference)
+    assert compare(reference, candidate, tolerance=Tolerance(1e-3, 1.0, 0.0)).passed == passes

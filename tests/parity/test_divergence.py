@@ -16,6 +16,7 @@ from workbench.core.drawing import save_figure
 from workbench.core.errors import InputError
 from workbench.export.keras_model import keras_to_onnx
 from workbench.models.freezing import freeze
+from workbench.parity import divergence
 from workbench.parity.divergence import first_divergence
 from workbench.parity.layer_errors import align, explain, tensor_error
 from workbench.parity.pairs import Pair, pair_tensors
@@ -180,6 +181,17 @@ def test_of_two_wrong_branches_the_first_is_blamed_though_a_reader_of_both_is_ri
     assert search(right, wrong, ramp_feed()).layer.reference_tensor == "one_branch"
 
 
+def test_a_difference_inside_that_no_output_shows_is_a_note(tmp_path):
+    paths = [tmp_path / "right.onnx", tmp_path / "wrong.onnx"]
+    for path, size in zip(paths, (1.0, 1.1), strict=True):
+        model = onnx.load(save_branches(path, {"one": size, "two": size}, -9))
+        model.graph.node[-1].CopyFrom(helper.make_node("Neg", ["least"], ["output"]))
+        onnx.save(model, path)
+    found = search(*paths, ramp_feed())
+    assert (found.kind, found.layer) == ("none", None)
+    assert "different inside, without harm to the outputs: one_branch." in found.to_text()
+
+
 def test_growth_is_measured_from_the_worse_of_two_parents(tmp_path):
     """The difference of a branch with an error and one without is half as large, so its error counts twice."""
     drifts = (1e-6, 5e-6, 3e-5, 1.5e-4, 8e-4)
@@ -197,6 +209,16 @@ def test_growth_is_measured_from_the_worse_of_two_parents(tmp_path):
     joined = next(entry for entry in found.layers if entry.reference_tensor == "output")
     assert joined.max_error_of_range == pytest.approx(1.6e-3, rel=0.01)
     assert joined.max_error_of_range_before == pytest.approx(8e-4, rel=0.01)
+
+
+def test_the_search_is_a_bisection_and_no_scan(tmp_path, monkeypatch):
+    monkeypatch.setattr(divergence, "ROUND", 4)
+    right, wrong = (save_drifting(tmp_path / f"{size}.onnx", [0.0] * 45 + [size] * 15) for size in (0.0, 0.1))
+    found = search(right, wrong, ramp_feed())
+    assert found.layer.layer == "dense45"
+    # 62 pairs: 5 at first, then 4 of 20 and of 5 at a time, then the 4 on both sides of the layer
+    assert len(found.layers) <= 5 + 4 + 4 + 9
+    assert found.runs <= 8, "nothing is fetched twice, but for the layer that is explained"
 
 
 def test_only_what_leads_to_the_wrong_output_is_searched(tmp_path):
@@ -265,9 +287,14 @@ def test_layers_without_a_counterpart_are_listed_on_both_sides(tmp_path):
     assert "unread (Cos)" in found.to_text()
 
 
-@pytest.mark.parametrize("reused", [("dense4",), ("dense2", "dense6")])
-def test_a_name_that_holds_something_else_is_not_blamed(tmp_path, reused):
-    """An exporter that reuses the name of a tensor for another one makes no fault, if what reads it is right."""
+@pytest.mark.parametrize("reused", [("dense4",), ("dense5",), ("dense6",), ("dense2", "dense6"), ("dense5", "dense6")])
+@pytest.mark.parametrize("at_a_time", [3, divergence.ROUND])
+def test_a_name_that_holds_something_else_is_not_blamed(tmp_path, monkeypatch, reused, at_a_time):
+    """An exporter that reuses the name of a tensor for another one makes no fault, if what reads it is right.
+
+    Where few are compared at a time, the search ends at such a name, and only then looks at what reads it.
+    """
+    monkeypatch.setattr(divergence, "ROUND", at_a_time)
     right = save_stack(tmp_path / "right.onnx")
     model = onnx.load(right)
     for name in reused:
