@@ -384,6 +384,45 @@ def test_ends_of_the_same_names_are_paired_by_name_in_whatever_order(tmp_path):
     assert all(pair.reference == pair.candidate for pair in pairing.pairs)
 
 
+def paired(tmp_path, left, right):
+    """The pairs of two networks, given as nodes, input and output."""
+    paths = []
+    for number, (nodes, start, end) in enumerate((left, right)):
+        shape = ("float32", ("batch", WIDTH))
+        ends = {start: shape}, {end: ("float32", ("batch", None))}
+        paths.append(save_network(tmp_path / f"{number}.onnx", nodes, *ends, {}))
+    probes = [
+        open_probe(path, {start: random_input((1, WIDTH), 1)})
+        for path, (_, start, _) in zip(paths, (left, right), strict=True)
+    ]
+    return {pair.reference: pair.candidate for pair in pair_tensors(*probes).pairs}
+
+
+def test_ends_of_other_names_are_paired_by_position(tmp_path):
+    left, right = ([helper.make_node("Neg", [start], [end])] for start, end in (("x", "y"), ("data", "result")))
+    assert paired(tmp_path, (left, "x", "y"), (right, "data", "result")) == {"x": "data", "y": "result"}
+
+
+def test_names_below_the_models_own_are_paired_where_places_do_not_tell(tmp_path):
+    """Two branches of one kind, which the candidate computes in the other order."""
+
+    def branches(model, order):
+        nodes = [helper.make_node("Relu", ["x"], [f"{model}/{name}"]) for name in order]
+        return [*nodes, helper.make_node("Concat", [f"{model}/left", f"{model}/right"], ["y"], axis=1)], "x", "y"
+
+    pairs = paired(tmp_path, branches("net", ("left", "right")), branches("net_1", ("right", "left")))
+    assert pairs == {"x": "x", "net/left": "net_1/left", "net/right": "net_1/right", "y": "y"}
+
+
+def test_a_name_that_two_layers_share_pairs_nothing(tmp_path):
+    def chain(*names):
+        tensors = ["x", *names, "y"]
+        return [helper.make_node("Tanh", [a], [b]) for a, b in zip(tensors, tensors[1:], strict=False)], "x", "y"
+
+    pairs = paired(tmp_path, chain("a/tanh", "b/tanh"), chain("c/tanh", "d/other"))
+    assert pairs == {"x": "x", "a/tanh": "c/tanh", "b/tanh": "d/other", "y": "y"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

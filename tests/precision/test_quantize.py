@@ -386,5 +386,7 @@ def test_scales_replace_those_of_another_quantiser(network, calibration, tmp_pat
     scales = {tensor.name: tensor for tensor in model.graph.initializer}
     pairs = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     assert {float(numpy_helper.to_array(scales[node.input[1]])) for node in pairs} == {2.0}
+    qdq._write_scales(model, {name: 896.0 for name in calibration.thresholds}, "fp8")
+    assert {float(numpy_helper.to_array(scales[node.input[1]])) for node in pairs} == {2.0}  # float8 ends at 448
     with pytest.raises(ModelError, match="quantised input, which has no scale"):
         qdq._write_scales(model, {}, "int8")
