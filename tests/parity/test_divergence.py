@@ -1,6 +1,7 @@
 """The walk to the first layer that differs: what it finds, what it refuses to blame, and what it holds meanwhile."""
 
 import functools
+import itertools
 import json
 import math
 
@@ -386,15 +387,11 @@ def test_ends_of_the_same_names_are_paired_by_name_in_whatever_order(tmp_path):
 
 def paired(tmp_path, left, right):
     """The pairs of two networks, given as nodes, input and output."""
-    paths = []
-    for number, (nodes, start, end) in enumerate((left, right)):
-        shape = ("float32", ("batch", WIDTH))
-        ends = {start: shape}, {end: ("float32", ("batch", None))}
-        paths.append(save_network(tmp_path / f"{number}.onnx", nodes, *ends, {}))
-    probes = [
-        open_probe(path, {start: random_input((1, WIDTH), 1)})
-        for path, (_, start, _) in zip(paths, (left, right), strict=True)
-    ]
+    probes = []
+    for nodes, start, end in (left, right):
+        ends = {start: ("float32", ("batch", WIDTH))}, {end: ("float32", ("batch", None))}
+        path = save_network(tmp_path / f"{len(probes)}.onnx", nodes, *ends, {})
+        probes.append(open_probe(path, {start: random_input((1, WIDTH), 1)}))
     return {pair.reference: pair.candidate for pair in pair_tensors(*probes).pairs}
 
 
@@ -417,7 +414,7 @@ def test_names_below_the_models_own_are_paired_where_places_do_not_tell(tmp_path
 def test_a_name_that_two_layers_share_pairs_nothing(tmp_path):
     def chain(*names):
         tensors = ["x", *names, "y"]
-        return [helper.make_node("Tanh", [a], [b]) for a, b in zip(tensors, tensors[1:], strict=False)], "x", "y"
+        return [helper.make_node("Tanh", [a], [b]) for a, b in itertools.pairwise(tensors)], "x", "y"
 
     pairs = paired(tmp_path, chain("a/tanh", "b/tanh"), chain("c/tanh", "d/other"))
     assert pairs == {"x": "x", "a/tanh": "c/tanh", "b/tanh": "d/other", "y": "y"}
