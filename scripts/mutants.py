@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "tests" / "mutants.toml"
-COPIED = ("workbench", "tests", "training", "data", "scripts", "docs", "typings", "pyproject.toml", "README.md")
+COPIED = ("workbench", "tests", "training", "benchmarks", "scripts", "data", "docs", "pyproject.toml", "README.md")
 ENOUGH = 0.97
 TEST_LIMIT_S, BUG_LIMIT_S = 120, 600  # of one test, for a bug may make it endless; of all tests of one bug
 PASSED, FAILED, NOTHING_RAN = 0, (1, 2), 5  # exit statuses of pytest; 2 where a test file cannot be imported

@@ -549,3 +549,17 @@ def test_an_output_that_was_not_measured_is_judged_by_the_fallback():
     reference = segmentation_logits()  # five channels, where one number was measured
     report = compare(reference, reference, tolerance=noise_of(1.0, fallback=Tolerance(1e-3, 1e-4)))
     assert report.outputs[0].noise is None and report.outputs[0].allowed == pytest.approx(1e-3)
+
+
+def test_the_range_of_answers_far_from_0_does_not_reach_to_0():
+    reference = np.array([[5.0, 6.0, 7.0]])
+    output = compare(reference, np.array([[5.0, 6.2, 7.0]])).outputs[0]
+    assert (output.reference_range, output.max_relative_error) == (2.0, pytest.approx(0.1))
+
+
+@pytest.mark.parametrize(("error", "passes"), [(0.9e-3, True), (1.5e-3, False)])
+def test_the_limit_decides(error, passes):
+    reference = classifier_logits()
+    candidate = reference.copy()
+    candidate[3, 2] += error * np.ptp(reference)
+    assert compare(reference, candidate, tolerance=Tolerance(1e-3, 1.0, 0.0)).passed == passes

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from workbench.core.contract import BACKEND_NAMES, Runner, RunnerInfo, TensorSpec, check_feed
+from workbench.core.contract import BACKEND_NAMES, Runner, RunnerInfo, TensorSpec, check_feed, ordered_feed
 from workbench.core.errors import FeedError, InputError
 
 SPEC = TensorSpec("input", (None, 3, 32, 64), "float32")
@@ -211,3 +211,10 @@ def test_repr_names_the_runner_and_its_tensors():
     assert repr(runner).startswith("<ONNX Runtime 1.31.1 (CPU): input float32 (batch, 3, 32, 64) -> output float32")
     runner.close()
     assert repr(runner).endswith("(closed)>")
+
+
+def test_a_feed_is_ordered_by_name_or_else_by_position():
+    assert ordered_feed(["a", "b"], {"b": 2, "a": 1}) == [1, 2]
+    assert ordered_feed(["a", "b"], {"x": 2, "y": 1}) == [2, 1]
+    with pytest.raises(InputError, match=r"got 1 inputs \(a\), expected a, b"):
+        ordered_feed(["a", "b"], {"a": 1})

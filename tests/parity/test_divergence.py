@@ -1,6 +1,7 @@
 """The walk to the first layer that differs: what it finds, what it refuses to blame, and what it holds meanwhile."""
 
 import functools
+import itertools
 import json
 import math
 
@@ -16,6 +17,7 @@ from workbench.core.drawing import save_figure
 from workbench.core.errors import InputError
 from workbench.export.keras_model import keras_to_onnx
 from workbench.models.freezing import freeze
+from workbench.parity import divergence
 from workbench.parity.divergence import first_divergence
 from workbench.parity.layer_errors import align, explain, tensor_error
 from workbench.parity.pairs import Pair, pair_tensors
@@ -180,6 +182,17 @@ def test_of_two_wrong_branches_the_first_is_blamed_though_a_reader_of_both_is_ri
     assert search(right, wrong, ramp_feed()).layer.reference_tensor == "one_branch"
 
 
+def test_a_difference_inside_that_no_output_shows_is_a_note(tmp_path):
+    paths = [tmp_path / "right.onnx", tmp_path / "wrong.onnx"]
+    for path, size in zip(paths, (1.0, 1.1), strict=True):
+        model = onnx.load(save_branches(path, {"one": size, "two": size}, -9))
+        model.graph.node[-1].CopyFrom(helper.make_node("Neg", ["least"], ["output"]))
+        onnx.save(model, path)
+    found = search(*paths, ramp_feed())
+    assert (found.kind, found.layer) == ("none", None)
+    assert "different inside, without harm to the outputs: one_branch." in found.to_text()
+
+
 def test_growth_is_measured_from_the_worse_of_two_parents(tmp_path):
     """The difference of a branch with an error and one without is half as large, so its error counts twice."""
     drifts = (1e-6, 5e-6, 3e-5, 1.5e-4, 8e-4)
@@ -197,6 +210,16 @@ def test_growth_is_measured_from_the_worse_of_two_parents(tmp_path):
     joined = next(entry for entry in found.layers if entry.reference_tensor == "output")
     assert joined.max_error_of_range == pytest.approx(1.6e-3, rel=0.01)
     assert joined.max_error_of_range_before == pytest.approx(8e-4, rel=0.01)
+
+
+def test_the_search_is_a_bisection_and_no_scan(tmp_path, monkeypatch):
+    monkeypatch.setattr(divergence, "ROUND", 4)
+    right, wrong = (save_drifting(tmp_path / f"{size}.onnx", [0.0] * 45 + [size] * 15) for size in (0.0, 0.1))
+    found = search(right, wrong, ramp_feed())
+    assert found.layer.layer == "dense45"
+    # 62 pairs: 5 at first, then 4 of 20 and of 5 at a time, then the 4 on both sides of the layer
+    assert len(found.layers) <= 5 + 4 + 4 + 9
+    assert found.runs <= 8, "nothing is fetched twice, but for the layer that is explained"
 
 
 def test_only_what_leads_to_the_wrong_output_is_searched(tmp_path):
@@ -265,9 +288,14 @@ def test_layers_without_a_counterpart_are_listed_on_both_sides(tmp_path):
     assert "unread (Cos)" in found.to_text()
 
 
-@pytest.mark.parametrize("reused", [("dense4",), ("dense2", "dense6")])
-def test_a_name_that_holds_something_else_is_not_blamed(tmp_path, reused):
-    """An exporter that reuses the name of a tensor for another one makes no fault, if what reads it is right."""
+@pytest.mark.parametrize("reused", [("dense4",), ("dense5",), ("dense6",), ("dense2", "dense6"), ("dense5", "dense6")])
+@pytest.mark.parametrize("at_a_time", [3, divergence.ROUND])
+def test_a_name_that_holds_something_else_is_not_blamed(tmp_path, monkeypatch, reused, at_a_time):
+    """An exporter that reuses the name of a tensor for another one makes no fault, if what reads it is right.
+
+    Where few are compared at a time, the search ends at such a name, and only then looks at what reads it.
+    """
+    monkeypatch.setattr(divergence, "ROUND", at_a_time)
     right = save_stack(tmp_path / "right.onnx")
     model = onnx.load(right)
     for name in reused:
@@ -355,6 +383,41 @@ def test_ends_of_the_same_names_are_paired_by_name_in_whatever_order(tmp_path):
     pairing = pair_tensors(*(open_probe(path, feed) for path in paths))
     assert {pair.reference for pair in pairing.pairs} == {"left", "right", "difference", "turned"}
     assert all(pair.reference == pair.candidate for pair in pairing.pairs)
+
+
+def paired(tmp_path, left, right):
+    """The pairs of two networks, given as nodes, input and output."""
+    probes = []
+    for nodes, start, end in (left, right):
+        ends = {start: ("float32", ("batch", WIDTH))}, {end: ("float32", ("batch", None))}
+        path = save_network(tmp_path / f"{len(probes)}.onnx", nodes, *ends, {})
+        probes.append(open_probe(path, {start: random_input((1, WIDTH), 1)}))
+    return {pair.reference: pair.candidate for pair in pair_tensors(*probes).pairs}
+
+
+def test_ends_of_other_names_are_paired_by_position(tmp_path):
+    left, right = ([helper.make_node("Neg", [start], [end])] for start, end in (("x", "y"), ("data", "result")))
+    assert paired(tmp_path, (left, "x", "y"), (right, "data", "result")) == {"x": "data", "y": "result"}
+
+
+def test_names_below_the_models_own_are_paired_where_places_do_not_tell(tmp_path):
+    """Two branches of one kind, which the candidate computes in the other order."""
+
+    def branches(model, order):
+        nodes = [helper.make_node("Relu", ["x"], [f"{model}/{name}"]) for name in order]
+        return [*nodes, helper.make_node("Concat", [f"{model}/left", f"{model}/right"], ["y"], axis=1)], "x", "y"
+
+    pairs = paired(tmp_path, branches("net", ("left", "right")), branches("net_1", ("right", "left")))
+    assert pairs == {"x": "x", "net/left": "net_1/left", "net/right": "net_1/right", "y": "y"}
+
+
+def test_a_name_that_two_layers_share_pairs_nothing(tmp_path):
+    def chain(*names):
+        tensors = ["x", *names, "y"]
+        return [helper.make_node("Tanh", [a], [b]) for a, b in itertools.pairwise(tensors)], "x", "y"
+
+    pairs = paired(tmp_path, chain("a/tanh", "b/tanh"), chain("c/tanh", "d/other"))
+    assert pairs == {"x": "x", "a/tanh": "c/tanh", "b/tanh": "d/other", "y": "y"}
 
 
 @pytest.mark.parametrize(

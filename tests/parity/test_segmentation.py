@@ -37,6 +37,8 @@ def test_scores_are_those_of_hand_arithmetic():
     assert [road.reference, car.reference, sky.reference] == pytest.approx([2 / 3, 1 / 2, 1])
     assert [road.candidate, car.candidate, sky.candidate] == pytest.approx([1 / 3, 1 / 3, 2 / 3])
     assert report.change == pytest.approx((1 / 3 + 1 / 3 + 2 / 3) / 3 - (2 / 3 + 1 / 2 + 1) / 3)
+    assert [one.change for one in (road, car, sky)] == pytest.approx([-1 / 3, -1 / 6, -1 / 3])
+    assert report.images[0].change == pytest.approx(report.change) and report.change < 0
     assert report.agreement == 6 / 8
     # reference as the truth: road 2 of 3, car 1 of 2, sky 3 of 4, void 0 of 1
     assert report.between == pytest.approx((2 / 3 + 1 / 2 + 3 / 4 + 0) / 4)
@@ -148,6 +150,31 @@ def test_images_of_several_sizes_are_added_up():
     assert report.passed and {image.pixels for image in report.images} == {2400, 5400}
 
 
+def test_all_images_count_in_every_score():
+    """One image each of road and of sky; the candidate misses half of the road and a quarter of the sky."""
+    road, sky = np.zeros((1, 4), int), np.full((1, 4), 2)
+    report = compare(("a", road, road, [[0, 0, 1, 1]]), ("b", sky, sky, [[2, 2, 2, 1]]))
+    assert report.agreement == 5 / 8
+    for found in (report.between, report.candidate_miou):
+        assert found == pytest.approx((2 / 4 + 0 + 3 / 4) / 3)
+    assert report.reference_miou == 1
+    assert report.candidate_confusion.tolist() == [[2, 2, 0, 0], [0, 0, 0, 0], [0, 1, 3, 0]]
+
+
+def test_a_candidate_that_paints_a_second_class_does_not_make_one_class_telling():
+    one = np.zeros((50, 50), np.uint8)
+    other = one.copy()
+    other[0, 0] = 1  # 1 of 2500 pixels is allowed
+    assert compare(("a", None, one, other)).status == "inconclusive"
+
+
+def test_a_shift_is_the_cause_although_some_images_do_not_differ():
+    still = np.zeros((40, 60), np.uint8)
+    moved = np.roll(blocks(), (1, 2), (0, 1))
+    report = compare(("a", None, blocks(), moved), ("b", None, still, still))
+    assert report.shift == (1, 2) and "shifted by (1, 2)" in report.verdict
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -179,6 +206,10 @@ def test_limits_decide():
     labels = blocks()
     other = labels.copy()
     other[-1, :10] = 1
+    few = labels.copy()
+    few[-1, :12] = 1  # 12 of 2400: 99.5 % of the pixels of the only image
+    (problem,) = compare(("a", None, labels, few)).problems
+    assert problem == "pixel agreement 99.5 % (at least 99.9 % needed)"
     loose = SegmentationLimits(agreement=0.99, worst_image=0.9, miou_loss=0.1)
     assert not compare(("a", labels, labels, other)).passed
     assert compare(("a", labels, labels, other), limits=loose).passed

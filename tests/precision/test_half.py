@@ -20,7 +20,7 @@ from workbench.onnx_graph.edit import inferred_values
 from workbench.precision import half, half_graph, observing
 from workbench.precision.half import to_bf16, to_fp16
 from workbench.precision.ranges import measure_ranges
-from workbench.precision.rounding import emulate_float16
+from workbench.precision.rounding import KernelTypes, emulate_float16
 
 F16, BF16, F32 = TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT
 RANDOM = np.random.default_rng(11)
@@ -479,6 +479,37 @@ def test_emulation_of_a_network_larger_than_the_budget_runs_in_groups_alike(tmp_
     assert parts.tensors == whole.tensors
     assert all(np.array_equal(array, whole.outputs[name]) for name, array in parts.outputs.items())
     assert [entry["name"] for entry in json.loads(parts.to_json())["tensors"]] == [e.name for e in whole.tensors]
+
+
+def test_emulation_tells_the_largest_finite_value_beside_infinite_ones(here):
+    here.save(
+        [NODE("Div", ["x", "w"], ["a"]), NODE("Tanh", ["a"], ["y"])], (1, 3), (1, 3), {"w": np.float32([0, 1, 2])}
+    )
+    first = emulate_float16(here.source, {"x": np.float32([[1, 3, 4]])}).first_bad
+    assert (first.name, first.largest, first.inf, first.nan, first.size) == ("a", 3.0, 1, 0, 3)
+
+
+def test_emulation_rounds_inside_branches(here):
+    value = [helper.make_tensor_value_info(name, F32, [2]) for name in "pq"]
+    branches = {
+        "then_branch": helper.make_graph([NODE("Mul", ["x", "w"], ["p"])], "then", [], value[:1]),
+        "else_branch": helper.make_graph([NODE("Sub", ["x", "w"], ["q"])], "else", [], value[1:]),
+    }
+    nodes = [
+        NODE("ReduceMax", ["x"], ["s"], keepdims=0),
+        NODE("Greater", ["s", "zero"], ["c"]),
+        NODE("If", ["c"], ["y"], **branches),
+    ]
+    here.convert(nodes, (2,), (2,), {"w": np.float32([1 / 3]), "zero": np.float32(0)}, to=to_bf16)
+    x = np.float32([0.7, 1.9])
+    rounded = [array.astype(ml_dtypes.bfloat16).astype(np.float32) for array in (x, np.float32([1 / 3]))]
+    expected = (rounded[0] * rounded[1]).astype(ml_dtypes.bfloat16).astype(np.float32)
+    assert np.array_equal(emulate_float16(here.out, {"x": x}).outputs["y"], expected)
+
+
+def test_half_of_the_layers_are_not_most_of_them():
+    assert not KernelTypes({"int8": 2, "float32": 2}).is_mostly("int8")
+    assert KernelTypes({"int8": 3, "float32": 2}).is_mostly("int8")
 
 
 def test_emulation_refuses_a_feed_of_another_number_of_inputs(tmp_path):

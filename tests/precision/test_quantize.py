@@ -386,5 +386,16 @@ def test_scales_replace_those_of_another_quantiser(network, calibration, tmp_pat
     scales = {tensor.name: tensor for tensor in model.graph.initializer}
     pairs = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     assert {float(numpy_helper.to_array(scales[node.input[1]])) for node in pairs} == {2.0}
+    qdq._write_scales(model, {name: 896.0 for name in calibration.thresholds}, "fp8")
+    assert {float(numpy_helper.to_array(scales[node.input[1]])) for node in pairs} == {2.0}  # float8 ends at 448
     with pytest.raises(ModelError, match="quantised input, which has no scale"):
         qdq._write_scales(model, {}, "int8")
+
+
+def test_a_node_that_a_quantiser_leaves_out_is_named_and_not_counted(network, calibration, tmp_path, monkeypatch):
+    insert = qdq.insert_pairs
+    monkeypatch.setattr(qdq, "insert_pairs", lambda model, peaks, nodes, kinds: insert(model, peaks, nodes[:1], kinds))
+    whole = len([node for node in onnx.load(network).graph.node if node.op_type in qdq.DEFAULTS["int8"]])
+    report = quantize_int8(network, tmp_path / "q.onnx", calibration)
+    assert (report.converted, len(report.kept)) == (1, whole - 1)
+    assert {reason for *_, reason in report.kept} == {"left out by onnxruntime"}

@@ -78,6 +78,18 @@ def test_limits_and_shares_hold_for_any_values(tmp_path_factory, values):
         assert (entry.beyond > 0) == bool(np.isinf(values.astype(np.float16)).any())
 
 
+def test_what_float16_makes_0_begins_below_half_of_its_smallest_number(tmp_path):
+    values = np.float32([1.5, 0.99, 0.5, 2]) * np.float32(2.0**-25)
+    entry = by_name(measure(identity(tmp_path / "n.onnx"), [{"x": values}]))["x"]
+    assert entry.underflow == np.mean(values.astype(np.float16) == 0) == 0.5
+    assert entry.high == entry.absmax == 2.0**-24, "no percentile lies above the largest value"
+
+
+def test_the_largest_float16_is_no_overflow(tmp_path):
+    found = measure(identity(tmp_path / "n.onnx"), [{"x": np.float32([1, -65504])}])
+    assert found.overflows() == {} and "all fit into float16" in found.verdict
+
+
 def test_samples_add_up(tmp_path):
     source = identity(tmp_path / "n.onnx")
     parts = [numbers(100), numbers(300) * 50, np.zeros(7, np.float32)]
