@@ -62,6 +62,7 @@ EXAMPLES: dict[str, list[tuple[str, str, str]]] = {
             '    parity = wb.compare_runners(first, second, [("a", {"input": x})])',
             "",
         ),
+        ("rounding_noise", 'noise = wb.rounding_noise("net.onnx", [("a", {"input": x})])\nprint(noise.describe())', ""),
         ("first_divergence", 'print(wb.first_divergence("net.keras", "net.onnx", {"input": x}).to_text())', ""),
         (
             "side_by_side",

@@ -18,6 +18,7 @@ from .onnx_graph.cost import inspect as inspect
 from .onnx_graph.fuse import fuse_argmax as fuse_argmax
 from .onnx_graph.fuse import fuse_preprocessing as fuse_preprocessing
 from .onnx_graph.mend import fix as fix
+from .onnx_graph.noise import rounding_noise as rounding_noise
 from .parity.divergence import first_divergence as first_divergence
 from .parity.figures import side_by_side as side_by_side
 from .parity.stages import verify as verify

@@ -43,6 +43,7 @@ NAMES = TUTORIAL | {
     "load_recording",
     "open_runner",
     "quantize_int8",
+    "rounding_noise",
     "read_folder",
     "segment_folder",
     "side_by_side",

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "file": ["OnnxSummary", "check", "read", "name_batch", "take_digest"],
         "cost": ["LayerCost", "OnnxInspection", "inspect"],
         "mend": ["AppliedRewrite", "FixReport", "fix"],
+        "noise": ["rounding_noise"],
         "rewrites": ["make_resize_exact"],
         "fuse": ["fuse_argmax", "fuse_preprocessing"],
         "session": ["open_session"],
