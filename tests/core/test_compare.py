@@ -4,6 +4,7 @@ import json
 import math
 import re
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -563,3 +564,11 @@ def test_the_limit_decides(error, passes):
     candidate = reference.copy()
     candidate[3, 2] += error * np.ptp(reference)
     assert compare(reference, candidate, tolerance=Tolerance(1e-3, 1.0, 0.0)).passed == passes
+
+
+def test_bfloat16_is_compared_with_float32():
+    reference = classifier_logits()
+    rounded = reference.astype(ml_dtypes.bfloat16)
+    # bfloat16 has 8 bits: half a unit is 2**-9 of a value, at most of the range here
+    assert compare(rounded, reference, tolerance=Tolerance(2**-9, 2**-9, 0.5)).passed
+    assert compare(rounded, rounded.astype(np.float32)).outputs[0].max_relative_error == 0

@@ -204,6 +204,9 @@ def _renamed(outputs: tuple[OutputParity, ...]) -> list[str]:
 
 def _as_arrays(outputs: Outputs) -> dict[str, NDArray]:
     arrays = {name: np.asarray(value) for name, value in outputs.items()}
+    arrays = {
+        name: array.astype(np.float32) if array.dtype.name == "bfloat16" else array for name, array in arrays.items()
+    }
     for name, array in arrays.items():
         if array.dtype.kind not in "biuf":
             raise InputError(f"output {name} is {array.dtype}, expected real numbers; leave it out of the comparison")

@@ -250,7 +250,8 @@ class OutputSums:
             self.first = reference.copy()
             others = tuple(a for a in range(reference.ndim) if a != axis)
             if reference.ndim > 1 and reference.size and reference.dtype.kind == "f":
-                self.between_pixels = float(np.max(reference.max(axis=others) - reference.min(axis=others)))
+                with np.errstate(invalid="ignore"):  # infinite values are counted elsewhere
+                    self.between_pixels = float(np.max(reference.max(axis=others) - reference.min(axis=others)))
         elif self.first.shape == reference.shape:
             with np.errstate(invalid="ignore"):  # infinite values are counted elsewhere
                 change = np.abs(np.subtract(self.first, reference, dtype=np.float64)).max(initial=0.0)

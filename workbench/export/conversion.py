@@ -166,7 +166,8 @@ def _check_answers(model: Any, path: PathLike, feeds: Iterable[tuple[str, "Feed"
         with candidate:
             specs = shared_specs(reference, candidate)
             try:
-                given = list(feeds or itertools.islice(make_feeds(specs, known=input_values(read(path))), CHECKED))
+                made = itertools.islice(make_feeds(specs, known=input_values(read(path))), CHECKED)
+                given = list(made if feeds is None else feeds)
             except InputError as error:
                 return f"\nnot compared with its source: {error}"
             report = compare_runners(reference, candidate, given)

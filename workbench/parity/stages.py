@@ -11,7 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from workbench.core.compare import ParityReport, worst_output
-from workbench.core.contract import Runner, ordered_feed
+from workbench.core.contract import Runner, check_feed, ordered_feed
 from workbench.core.driver import probe_driver
 from workbench.core.errors import (
     BackendUnavailableError,
@@ -233,6 +233,9 @@ class _Chain:
         """Run two stages on all pictures; None, and the reason, where the second cannot run here."""
         with open_runner(self.targets[first]) as reference:
             self.stages[first] = replace(self.stages[first], runner=reference.info.name)
+            if first == next(iter(self.targets)):  # names that are wrong would else be taken by position
+                for _, feed in self.feeds or ():
+                    check_feed(reference.inputs, feed)
             try:
                 candidate = open_runner(self.targets[second])
             except (BackendUnavailableError, ModelError) as error:
