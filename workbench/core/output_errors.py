@@ -427,13 +427,17 @@ def _find_problems(
 def times_noise(error: float, noise: float | None) -> str:
     """Compare an error with what rounding does, in words; empty where that was not measured.
 
-    >>> times_noise(3.4e-6, 2e-7), times_noise(1e-7, 2e-7), times_noise(1e-7, 0.0), times_noise(1e-7, None)
-    ('17 times what rounding does to this network', '0.5 times what rounding does to this network', \
-'where rounding does nothing', '')
+    >>> times_noise(3.4e-6, 2e-7), times_noise(0.3, 2e-7)
+    ('17 times what rounding does to this network', '1,500,000 times what rounding does to this network')
+    >>> times_noise(1e-7, 0.0), times_noise(1e-7, None)
+    ('where rounding does nothing', '')
     """
     if noise is None:
         return ""
-    return f"{error / noise:.2g} times what rounding does to this network" if noise else "where rounding does nothing"
+    if not noise:
+        return "where rounding does nothing"
+    times = float(f"{error / noise:.2g}")
+    return f"{f'{times:,.0f}' if times >= 100 else f'{times:g}'} times what rounding does to this network"
 
 
 def _worst(errors: NDArray[np.float64], limits: NDArray[np.float64]) -> int:

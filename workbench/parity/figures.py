@@ -294,7 +294,7 @@ def errors_figure(reports: Mapping[str, ParityReport], title: str) -> Figure:
     axes = figure.add_subplot()
     worst = [worst_output(report) for report in reports.values()]
     finite = [output.max_relative_error for output in worst if math.isfinite(output.max_relative_error)]
-    top = 10 * max([1.0, *finite])
+    top = 10 * max([100 * LOWEST, *finite, *(output.allowed or 0.0 for output in worst)])
     for place, (report, output) in enumerate(zip(reports.values(), worst, strict=True)):
         if output.noise is not None:
             axes.barh(place, max(output.noise, LOWEST), 0.62, color="0.8", zorder=1)
@@ -306,14 +306,14 @@ def errors_figure(reports: Mapping[str, ParityReport], title: str) -> Figure:
         right = max(height, output.allowed or 0.0)
         axes.annotate(text, (right, place), (9, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(reports)), list(reports))
-    axes.set(xscale="log", xlim=(LOWEST / 2, top * 1000), ylim=(len(reports) - 0.4, -0.6))
+    axes.set(xscale="log", xlim=(LOWEST / 2, top * 100), ylim=(len(reports) - 0.4, -0.6))
     label_axes(axes, "largest error / range of the reference", "")
     axes.set_title(title, fontsize=fit_pt(title, WIDTH_IN - 1, TITLE_PT), loc="left")
     handles = [
         Patch(color="0.8", label="what rounding does to this network"),
         Line2D([], [], **ALLOWED, label="allowed"),
-        Line2D([], [], linestyle="", marker="o", color=BLUE, markeredgecolor="0.1", label="right"),
-        Line2D([], [], linestyle="", marker="^", color=ORANGE, markeredgecolor="0.1", label="wrong"),
+        Line2D([], [], linestyle="", marker="o", color=BLUE, markeredgecolor="0.1", label="error, passes"),
+        Line2D([], [], linestyle="", marker="^", color=ORANGE, markeredgecolor="0.1", label="error, fails"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), fontsize=TEXT_PT, frameon=False)
     caption = "dots lie near the end of the grey bar, where rounding ends; triangles lie beyond what is allowed."
