@@ -7,11 +7,12 @@ import numpy as np
 import onnx
 import pytest
 from networks import small_network, two_input_network, upsampling_network
+from odd_networks import mixed
 from onnx import helper, numpy_helper
 from onnx_networks import save_network
 
 from workbench.cli import main as cli
-from workbench.core.errors import BackendUnavailableError, EngineBuildError, ExportError, InputError
+from workbench.core.errors import BackendUnavailableError, EngineBuildError, ExportError, FeedError, InputError
 from workbench.core.tolerance import Tolerance
 from workbench.export.keras_model import keras_to_onnx
 from workbench.parity import stages
@@ -223,3 +224,31 @@ def test_no_key_of_the_json_is_just_called_error(files):
     found = set(keys(json.loads(judge(files[0], files[3]).to_json())))
     assert {"max_error_of_range", "max_error_of_range_before", "max_relative_error"} <= found
     assert "error" not in found
+
+
+def test_two_models_without_an_onnx_file_are_measured_on_one_that_is_made():
+    report = judge(two_input_network(), two_input_network())
+    assert report.passed and all(output.noise > 0 for output in report.reports[0].outputs)
+
+
+def test_where_nothing_can_be_measured_the_limits_are_fixed_and_a_note_says_so(monkeypatch):
+    def refuse(*arguments, **options):
+        raise ExportError("no operator for Strange")
+
+    monkeypatch.setattr(stages, "convert", refuse)
+    report = judge(two_input_network(), two_input_network())
+    assert report.passed and report.reports[0].outputs[0].noise is None
+    assert "was not measured, so the limits are fixed: neither of the two is an ONNX file" in report.to_text()
+
+
+def test_a_network_in_half_floats_is_judged_by_the_rounding_of_half_floats(no_engine):
+    report = judge(mixed("mixed_float16"))
+    assert report.passed, report.to_text()
+    assert {parity.tolerance.unit for parity in report.reports} == {"float16"}
+    assert report.reports[1].outputs[0].max_relative_error > 2e-6  # what float32 would be allowed at least
+
+
+def test_a_misspelt_input_of_a_feed_is_refused_and_not_taken_by_position():
+    feed = {name: np.ones((1, 8), np.float32) for name in ("left", "rihgt")}
+    with pytest.raises(FeedError, match="'right' is missing"):
+        judge(two_input_network(), two_input_network(), feeds=[("mine", feed)])

@@ -217,6 +217,8 @@ class _Chain:
             if (report := self._compare(before, name)) is not None:
                 self.reports[name] = report
                 before = name
+        if not self.reports:
+            self._open_alone(first)
         at_fault = next((name for name in self.stages if self._is_at_fault(name)), None)
         divergence = self._look_inside(at_fault) if at_fault in self.reports else None
         whole = self._compare(first, before) if at_fault is None and len(self.reports) > 1 else None
@@ -228,6 +230,14 @@ class _Chain:
             stage_at_fault=at_fault, verdict=self._verdict(status, at_fault, divergence), divergence=divergence,
             whole=whole, notes=tuple(self.notes),
         )  # fmt: skip
+
+    def _open_alone(self, name: str) -> None:
+        """A network that is compared with nothing must at least run."""
+        try:
+            with open_runner(self.targets[name]) as runner:
+                self.stages[name] = replace(self.stages[name], runner=runner.info.name)
+        except ModelError as error:
+            self.stages[name] = replace(self.stages[name], skipped=str(error), failed=True)
 
     def _compare(self, first: str, second: str) -> ParityReport | None:
         """Run two stages on all pictures; None, and the reason, where the second cannot run here."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from workbench.core.compare import FLOAT32, ParityReport, compare_batches
 from workbench.core.contract import Runner, TensorSpec
-from workbench.core.errors import ExportError, InputError, ModelError, first_line
+from workbench.core.errors import ExportError, InputError, first_line
 from workbench.core.tolerance import AnyTolerance, coarsest
 from workbench.onnx_graph.noise import FEEDS, rounding_noise
 from workbench.pictures.feeds import Feed
@@ -60,7 +60,7 @@ def measured_tolerance(
     if onnx_file is not None:
         try:
             return rounding_noise(onnx_file, feeds, unit=unit), ()
-        except (ModelError, ExportError) as error:
+        except (InputError, ExportError) as error:
             reason = first_line(error)
     return FLOAT32, (f"what rounding does to this network was not measured, so the limits are fixed: {reason}.",)
 
