@@ -15,7 +15,7 @@ from workbench.core.errors import BackendUnavailableError, InputError, ModelErro
 from workbench.export.conversion import convert
 from workbench.export.torch_model import torch_to_onnx
 from workbench.models import torch_file
-from workbench.models.torch_file import open_torch_file
+from workbench.models.torch_file import check_trained, has_open_batch, open_torch_file
 from workbench.runners.backends import backend_for, open_runner
 from workbench.runners.torch_runner import TorchRunner
 
@@ -61,6 +61,45 @@ def test_while_a_program_is_read_no_pickle_may_run_code(tmp_path, monkeypatch, b
     assert os.environ.get(switch) == before
 
 
+def program_of(*nodes, first=None):
+    """A stand-in for an `ExportedProgram`: (operator, arguments) of its nodes, and the shape of its first input."""
+    made = [SimpleNamespace(op="call_function", name=name, target=name, args=args) for name, args in nodes]
+    meta = {"val": SimpleNamespace(shape=first)}
+    made.append(SimpleNamespace(op="placeholder", name="x", target="x", args=(), meta=meta))
+    signature = SimpleNamespace(user_inputs=["x"])
+    return SimpleNamespace(graph=SimpleNamespace(nodes=made), graph_signature=signature)
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments"),
+    [("aten.dropout.default", ("x", 0.5)), ("aten.batch_norm.default", ("x", "w", "b", "mean", "var"))],
+)
+def test_a_program_in_training_is_refused(operator, arguments):
+    """The arguments as PyTorch's schemas order them: `training` follows these."""
+    with pytest.raises(ModelError, match=f"training mode .it holds {operator} with training=True"):
+        check_trained(program_of(("aten.relu.default", ("x",)), (operator, (*arguments, True, 0.1))))
+    check_trained(program_of((operator, (*arguments, False, True))))
+    check_trained(program_of((operator, arguments)))
+
+
+def test_the_batch_is_open_where_the_first_axis_is_a_symbol():
+    assert [has_open_batch(program_of(first=shape)) for shape in (("s0", 3), (1, 3), ())] == [True, False, False]
+
+
+def test_a_file_that_is_no_program_is_read_as_weights_and_nothing_else(tmp_path, monkeypatch):
+    asked = []
+
+    def load(path, **options):
+        asked.append(options)
+        return {"weight": np.zeros(3)}
+
+    monkeypatch.setattr(torch_file, "require_backend", lambda name, extra: SimpleNamespace(load=load))
+    (tmp_path / "w.pt").write_bytes(b"a pickle")
+    with pytest.raises(ModelError, match=r"holds weights only \(1 tensor, the first is weight\)"):
+        open_torch_file(tmp_path / "w.pt")
+    assert asked == [{"map_location": "cpu", "weights_only": True}]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -101,7 +140,12 @@ def test_anything_else_in_shapes_is_refused(text, tmp_path, no_torch):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"m/data/aotinductor/model/a.so": ""}, "holds compiled code"),
+        ({"m/data/aotinductor/model/a.cpp": ""}, "holds compiled code"),
+        ({"m/data/elsewhere.so": ""}, "holds compiled code"),
+        (
+            {"m/data/constants/c.json": json.dumps([{"path_name": "opaque_obj_1"}])},
+            r"needs code to be opened \(the object opaque_obj_1\)",
+        ),
         ({"m/models/model.json": "{cut"}, "has a damaged m/models/model.json"),
         (
             {"m/data/constants/c.json": json.dumps({"config": {"a": {"path_name": "custom_obj_0"}}})},
@@ -112,6 +156,14 @@ def test_anything_else_in_shapes_is_refused(text, tmp_path, no_torch):
 def test_a_program_with_code_is_refused_before_pytorch_sees_it(entries, message, tmp_path, no_torch):
     with pytest.raises(ModelError, match=message):
         open_torch_file(write_archive(tmp_path / "m.pt2", entries))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_program_with_two_entries_of_one_name_is_refused(tmp_path, no_torch):
+    with zipfile.ZipFile(write_archive(tmp_path / "m.pt2", {}), "a") as archive:
+        archive.writestr("m/models/model.json", "{}")
+    with pytest.raises(ModelError, match="has two entries of one name"):
+        open_torch_file(tmp_path / "m.pt2")
 
 
 def test_torchscript_weights_and_missing_files_are_told_apart(tmp_path, no_torch):

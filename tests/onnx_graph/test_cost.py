@@ -88,6 +88,21 @@ def test_an_lstm_has_four_gates_at_each_step(path):
     assert found.flops == 2 * 9 * 2 * (4 * 6) * (5 + 6)
 
 
+@pytest.mark.parametrize(("operator", "gates"), [("GRU", 3), ("RNN", 1), ("LSTM", 4)])
+def test_each_direction_of_a_recurrent_layer_counts(path, operator, gates):
+    node = helper.make_node(operator, ["x", "w", "r"], ["y"], "layer", hidden_size=6, direction="bidirectional")
+    weights = {"w": (2, gates * 6, 5), "r": (2, gates * 6, 6)}
+    found = inspect(save(path, [node], floats(x=[7, 3, 5]), floats(y=[7, 2, 3, 6]), weights))
+    # 7 steps of 3 rows, both ways: for each gate a 6 x 5 matrix for the input and a 6 x 6 one for the state
+    assert found.flops == 2 * (7 * 3) * 2 * gates * (6 * 5 + 6 * 6)
+
+
+def test_a_weight_that_a_node_reads_twice_is_there_once(path):
+    node = helper.make_node("Gemm", ["x", "w", "w"], ["y"])
+    found = inspect(save(path, [node], floats(x=[4, 4]), floats(y=[4, 4]), {"w": (4, 4)}))
+    assert (found.layers[0].parameters, found.parameters) == (16, 16)
+
+
 def test_an_open_batch_counts_as_one_or_as_asked(path):
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "v"], ["y"])]
     save(path, nodes, floats(x=["N", 4]), floats(y=["N", 2]), {"w": (4, 3), "v": (3, 2)})

@@ -140,6 +140,16 @@ def test_an_output_that_is_no_logits_is_refused(tmp_path, shape, dtype, message)
         fuse_argmax(save_scores(tmp_path / "net.onnx", shape, dtype), tmp_path / "fused.onnx")
 
 
+def test_as_many_channels_as_rows_and_columns_are_no_other_layout(tmp_path):
+    path = save_network(
+        tmp_path / "cube.onnx", [helper.make_node("Conv", ["input", "w"], ["output"])],
+        {"input": ("float32", (1, 3, 8, 8))}, {"output": ("float32", (1, 8, 8, 8))},
+        {"w": np.random.default_rng(0).random((8, 3, 1, 1), np.float32)},
+    )  # fmt: skip
+    (spec,) = check(fuse_argmax(path, tmp_path / "labels.onnx")).outputs
+    assert (spec.shape, spec.dtype) == ((1, 8, 8), "uint8")
+
+
 def test_channels_last_logits_are_refused(tmp_path):
     node = helper.make_node("Transpose", ["input"], ["output"], perm=[0, 2, 3, 1])
     ends = {"input": ("float32", ("batch", 3, *SIZE))}, {"output": ("float32", ("batch", *SIZE, 3))}

@@ -106,6 +106,7 @@ def test_the_epsilon_of_a_batch_norm_is_added_to_the_variance(mend):
     conv, norm = helper.make_node("Conv", ["x", "w"], ["c"]), batch_norm("c", "y", 2, weights)
     norm.attribute.append(helper.make_attribute("epsilon", 0.5))
     _, mended = mend(network([conv, norm], [1, 3, 4, 4], [1, 2, 4, 4], weights))
+    assert operators(mended) == {"Conv": 1}
     x = numbers(1, 3, 4, 4)
     plain = np.einsum("oi,nihw->nohw", weights["w"][:, :, 0, 0], x)
     scale, offset, mean, variance = (weights[f"bn{index}"][:, None, None] for index in range(4))
@@ -288,6 +289,16 @@ def test_what_no_input_can_change_is_computed_once(mend):
     np.testing.assert_array_equal(numpy_helper.to_array(weight), [2, 4, 6])
 
 
+def test_what_a_feed_or_chance_can_change_is_no_constant():
+    noise = helper.make_node("RandomNormal", [], ["r"], shape=[1, 3])
+    model = network([noise, helper.make_node("Add", ["x", "r"], ["y"])], [1, 3], [1, 3])
+    assert onnx_folding.fold_constants(model) == 0
+    nodes = [helper.make_node("Sqrt", ["w"], ["r"]), helper.make_node("Add", ["x", "r"], ["y"])]
+    model = network(nodes, [1, 3], [1, 3], {"w": numbers(3) ** 2})
+    model.graph.input.append(helper.make_tensor_value_info("w", FLOAT, [3]))  # a feed may replace it
+    assert onnx_folding.fold_constants(model) == 0
+
+
 def test_a_fixed_shape_is_a_constant_and_an_open_batch_is_not(mend):
     nodes = [
         helper.make_node("Shape", ["x"], ["s"]),
@@ -467,6 +478,13 @@ def test_the_open_batch_gets_one_name(mend, name, inferred):
     ends = (*mended.graph.input, *mended.graph.output)
     assert [end.type.tensor_type.shape.dim[0].dim_param for end in ends] == ["batch", "batch"]
     assert counts(report) == ({"batch name": inferred} if inferred else {})
+
+
+def test_a_batch_is_not_given_the_name_of_another_dimension(mend):
+    model = network([helper.make_node("Relu", ["x"], ["y"])], ["N", "batch"], ["N", "batch"])
+    report, mended = mend(model)
+    assert not report.rewrites
+    assert [dim.dim_param for dim in mended.graph.input[0].type.tensor_type.shape.dim] == ["N", "batch"]
 
 
 def test_two_open_dimensions_of_different_names_are_not_made_one(mend):

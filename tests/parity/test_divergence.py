@@ -20,7 +20,7 @@ from workbench.models.freezing import freeze
 from workbench.parity import divergence
 from workbench.parity.divergence import first_divergence
 from workbench.parity.layer_errors import align, explain, tensor_error
-from workbench.parity.pairs import Pair, pair_tensors
+from workbench.parity.pairs import Pair, layer_namer, pair_tensors
 from workbench.parity.probes import open_probe
 
 LENGTH = 12
@@ -285,6 +285,7 @@ def test_layers_without_a_counterpart_are_listed_on_both_sides(tmp_path):
     found = search(right, tmp_path / "wrong.onnx")
     assert "unread (Cos)" in found.candidate_only
     assert found.layer.layer == "tanh4 + dense5", "no tensor between them has a counterpart"
+    assert found.layer.operator == "MatMul", "the last one of the candidate"
     assert "unread (Cos)" in found.to_text()
 
 
@@ -412,12 +413,23 @@ def test_names_below_the_models_own_are_paired_where_places_do_not_tell(tmp_path
 
 
 def test_a_name_that_two_layers_share_pairs_nothing(tmp_path):
-    def chain(*names):
-        tensors = ["x", *names, "y"]
-        return [helper.make_node("Tanh", [a], [b]) for a, b in itertools.pairwise(tensors)], "x", "y"
+    def chain(*tensors):
+        return [helper.make_node("Tanh", [a], [b]) for a, b in itertools.pairwise(tensors)], tensors[0], tensors[-1]
 
-    pairs = paired(tmp_path, chain("a/tanh", "b/tanh"), chain("c/tanh", "d/other"))
-    assert pairs == {"x": "x", "a/tanh": "c/tanh", "b/tanh": "d/other", "y": "y"}
+    pairs = paired(tmp_path, chain("x", "a/tanh", "b/tanh", "y"), chain("x", "c/tanh", "d/other", "z"))
+    assert pairs == {"x": "x", "a/tanh": "c/tanh", "b/tanh": "d/other", "y": "z"}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "named"),
+    [
+        (("conv/x:0", "conv_1/y"), ("conv", "conv_1")),
+        (("conv_1/x", "conv_1_1/y"), ("conv", "conv_1")),  # TensorFlow has numbered all of them once more
+    ],
+)
+def test_a_number_behind_a_name_is_read_so_that_most_layers_are_found(tensors, named):
+    namer = layer_namer(tensors, ("conv", "conv_1", "dense"))
+    assert [namer([tensor]) for tensor in tensors] == [[name] for name in named]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from networks import random_input, small_network, two_input_network
 from standin.runtime import open_standin
 
+from workbench.core.contract import Runner, RunnerInfo, TensorSpec
 from workbench.core.driver import Gpu
 from workbench.core.errors import (
     BackendUnavailableError,
@@ -25,6 +26,7 @@ from workbench.onnx_graph.session import prepare_cuda, providers, weight_types
 from workbench.parity.stages import verify
 from workbench.runners import onnxruntime_runner, tensorrt_runner
 from workbench.runners.backends import open_runner
+from workbench.runners.compare import compare_runners, shared_specs
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 
 KINDS = ("keras", "saved_model", "frozen_graph", "onnxruntime", "tensorrt")
@@ -341,3 +343,33 @@ def test_onnx_runtime_that_falls_back_to_the_cpu_is_refused(targets, monkeypatch
     monkeypatch.setattr(session, "providers", lambda device, tf32: ["CPUExecutionProvider"])
     with pytest.raises(BackendUnavailableError, match="ONNX Runtime fell back to the CPU"):
         OnnxRuntimeRunner(targets["onnxruntime"], device="cuda")
+
+
+# Two runners on the same feeds.
+
+
+class Sum(Runner):
+    """Adds twice its second input to its first, whatever they are called."""
+
+    def __init__(self, names, shape=(None, 3)):
+        specs = {name: TensorSpec(name, shape, "float32") for name in names}
+        super().__init__(RunnerInfo("onnxruntime", "1", "CPU"), specs, {"y": TensorSpec("y", shape, "float32")})
+
+    def _infer(self, feed):
+        first, second = (feed[name] for name in self.inputs)
+        return {"y": first + 2 * second}
+
+
+def test_inputs_of_other_names_are_fed_by_position():
+    feeds = [(str(seed), {"a": np.float32([[1, seed, 3]]), "b": np.float32([[seed, 5, 6]])}) for seed in range(3)]
+    assert compare_runners(Sum(["a", "b"]), Sum(["left", "right"]), feeds).passed
+    assert not compare_runners(Sum(["a", "b"]), Sum(["b", "a"]), feeds).passed  # by name, so the sum is another
+
+
+def test_the_sizes_that_either_runner_fixes_are_shared():
+    found = shared_specs(Sum(["a", "b"], (None, 3, None)), Sum(["left", "right"], (2, None, None)))
+    assert [(spec.name, spec.shape) for spec in found.values()] == [("a", (2, 3, None)), ("b", (2, 3, None))]
+    with pytest.raises(InputError, match="convert the model again for the same size"):
+        shared_specs(Sum(["a", "b"], (1, 3)), Sum(["a", "b"], (2, 3)))
+    with pytest.raises(InputError, match="are they the same network"):
+        shared_specs(Sum(["a", "b"]), Sum(["a", "b", "c"]))
