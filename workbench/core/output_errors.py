@@ -1,17 +1,18 @@
 """The errors of one output, summed up image by image, and what they say about it."""
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.core.columns import Columns, find_column_axis, is_constant
 from workbench.core.errors import InputError
 from workbench.core.report import Status, count, percent
+from workbench.core.shifts import find_shift
 from workbench.core.tolerance import AnyTolerance, Limits, OutputNoise
 
 
@@ -60,61 +61,12 @@ class OutputParity:
         return "pass" if self.tells else "inconclusive"
 
 
-LARGEST_SHIFT = 3
-"""Pixels, in both directions, in which a displaced output is looked for."""
-
 TELLING_SENSITIVITY = 0.01
 """A reference that varies by less than this share of its range cannot show that a step of the
 preprocessing is lost."""
 
-NEARLY_CONSTANT = 0.01
-"""Errors of a column are never taken relative to less than this share of its largest value."""
-
-FEW_COLUMNS = 8
-"""As many numbers at the end of three axes are quantities of their own, such as the sides of a box and its score."""
-
 ClassAxis = int | Literal["auto"] | None
 Names = tuple[str | None, str | None]  # of one output in the reference and in the candidate
-
-
-@dataclass
-class Columns:
-    """Running sums over the values of each column of an output, or over all of them as one."""
-
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    absolute: NDArray[np.float64]  # sum of the errors, without sign
-    n: int = 0  # values of one column
-
-    @classmethod
-    def empty(cls, number: int) -> "Columns":
-        """Columns without values."""
-        return cls(np.full(number, math.inf), np.full(number, -math.inf), np.zeros(number))
-
-    def add(self, x: NDArray, error: NDArray, finite: NDArray) -> None:
-        """Add the values and the errors, (columns, n) each, of one image where both are finite."""
-        self.low = np.minimum(self.low, x.min(axis=1, where=finite, initial=math.inf))
-        self.high = np.maximum(self.high, x.max(axis=1, where=finite, initial=-math.inf))
-        self.absolute += np.abs(error).sum(axis=1, where=finite)
-        self.n += x.shape[1]
-
-    def as_one(self) -> "Columns":
-        """All values as one column."""
-        low, high = self.low.min(keepdims=True), self.high.max(keepdims=True)
-        return Columns(low, high, self.absolute.sum(keepdims=True), self.n * len(self.low))
-
-    def scales(self) -> NDArray[np.float64]:
-        """What the errors of each column are divided by: its range or, for a constant, its size."""
-        whole = self if len(self.low) == 1 else self.as_one()
-        size, spread = np.maximum(abs(whole.low), abs(whole.high)), whole.high - whole.low
-        known = np.isfinite(spread)
-        one = np.where(known & ~_is_constant(whole.low, whole.high), spread, np.where(known & (size > 0), size, 1.0))
-        if len(self.low) == 1:
-            return one
-        size = np.where(np.isfinite(self.low), np.maximum(abs(self.low), abs(self.high)), 0.0)
-        own = np.where(np.isfinite(self.low), self.high - self.low, 0.0)
-        # The range of a column that hardly varies is rounding itself, of its own values or of the larger ones beside.
-        return np.maximum(np.maximum(own, NEARLY_CONSTANT * size), np.finfo(np.float32).eps * 8 * one)
 
 
 @dataclass
@@ -133,7 +85,7 @@ class OutputSums:
     xd: float = 0.0
     d: float = 0.0
     dd: float = 0.0
-    columns: "Columns | None" = None
+    columns: Columns | None = None
     candidate_low: float = math.inf
     candidate_high: float = -math.inf
     nan: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
@@ -178,7 +130,7 @@ class OutputSums:
         failing = bool((error > self._limits()[0].largest).any()) and bool(np.isfinite(error).all())
         if failing and self.shift is None and self.shift_searches < 3:
             self.shift_searches += 1
-            self.shift = _find_shift(reference, candidate, axis)
+            self.shift = find_shift(reference, candidate, axis)
 
     def _limits(self) -> tuple[Limits, NDArray[np.float64]]:
         """What is allowed, and what errors are divided by, in each column."""
@@ -190,7 +142,7 @@ class OutputSums:
 
     def _add_values(self, reference: NDArray, candidate: NDArray) -> NDArray[np.float64]:
         """Add all values of one image, and return the largest error of each column."""
-        axis = _find_column_axis(reference.shape) if reference.size else None
+        axis = find_column_axis(reference.shape) if reference.size else None
         number = 1 if axis is None else reference.shape[axis]
         if self.columns is None:
             self.columns = Columns.empty(number)
@@ -319,7 +271,7 @@ class OutputSums:
 
     def _is_constant(self) -> bool:
         """Whether the reference holds one number, up to the rounding of float32."""
-        return bool(_is_constant(self.low, self.high))
+        return bool(is_constant(self.low, self.high))
 
     @property
     def low(self) -> float:
@@ -446,22 +398,6 @@ def _worst(errors: NDArray[np.float64], limits: NDArray[np.float64]) -> int:
         return int(np.argmax(np.where(errors > 0, errors / limits, 0.0)))
 
 
-def _is_constant(low: Any, high: Any) -> Any:
-    with np.errstate(invalid="ignore"):  # of no values
-        return ~np.asarray(high - low > 1e-6 * np.maximum(abs(high), abs(low)))
-
-
-def _find_column_axis(shape: tuple[int, ...]) -> int | None:
-    """The axis of one image's output along which quantities of different sizes stand, such as channels, or None."""
-    if len(shape) == 3:
-        return 0 if shape[0] <= shape[2] else 2
-    if len(shape) != 2:
-        return None
-    if shape[1] <= FEW_COLUMNS:
-        return 1
-    return next((axis for axis in (1, 0) if 4 * shape[axis] <= shape[1 - axis]), None)
-
-
 def _find_class_axis(shape: tuple[int, ...], class_axis: ClassAxis) -> int | None:
     if class_axis is None:
         return None
@@ -473,38 +409,3 @@ def _find_class_axis(shape: tuple[int, ...], class_axis: ClassAxis) -> int | Non
     if not 1 <= axis < len(shape):
         raise InputError(f"got class_axis {class_axis} for an output of shape {shape}, expected 1..{len(shape) - 1}")
     return axis
-
-
-def _find_shift(reference: NDArray, candidate: NDArray, axis: int | None) -> tuple[int, int] | None:
-    """Find the displacement of one image's output, in the channel with the largest spread."""
-    if reference.ndim == 3 and axis is not None:
-        one, other = np.moveaxis(reference, axis, 0), np.moveaxis(candidate, axis, 0)
-        channel = int(np.argmax(one.std(axis=(1, 2), dtype=np.float64)))
-        one, other = one[channel], other[channel]
-    elif reference.ndim == 2 and axis is None:
-        one, other = reference, candidate
-    else:
-        return None
-    doubles = (one.astype(np.float64), other.astype(np.float64))
-    return best_shift(*doubles, lambda one, other: float(np.square(other - one).sum()))
-
-
-def best_shift(
-    reference: NDArray, candidate: NDArray, error: Callable[[NDArray, NDArray], float]
-) -> tuple[int, int] | None:
-    """Find the displacement (rows, columns), up to `LARGEST_SHIFT`, that makes an error at least nine times smaller.
-
-    A pixel (y, x) of the (H, W) reference is compared with (y + rows, x + columns) of the candidate; `error` says how
-    far two arrays of one size are apart, such as a sum of squares or a count.
-    """
-    s = LARGEST_SHIFT
-    rows, columns = reference.shape[0] - 2 * s, reference.shape[1] - 2 * s
-    if rows < 2 or columns < 2:
-        return None
-    inner = reference[s : s + rows, s : s + columns]
-    errors = {
-        (y, x): error(inner, candidate[s + y : s + y + rows, s + x : s + x + columns])
-        for y, x in itertools.product(range(-s, s + 1), repeat=2)
-    }
-    best = min(errors, key=lambda shift: (errors[shift], abs(shift[0]) + abs(shift[1])))
-    return best if best != (0, 0) and 9 * errors[best] <= errors[0, 0] else None

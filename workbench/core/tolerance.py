@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.core.errors import InputError
+from workbench.core.report import percent
 
 MULTIPLES = {"float32": 16.0, "float16": 4.0, "bfloat16": 4.0, "8 bits": 3.0}
 """How many times what rounding does to a network two correct executors may differ by, by its coarsest type.
@@ -79,7 +80,7 @@ class Tolerance:
 
     def describe(self) -> str:
         """What is allowed, in words."""
-        return f"max {self.max_relative_error:.0e}, mean {self.mean_relative_error:.0e}, agreement {self.agreement:.1%}"
+        return f"max {self.max_relative_error:.0e}, mean {self.mean_relative_error:.0e}, agreement {percent(self.agreement)}"
 
 
 @dataclass(frozen=True)

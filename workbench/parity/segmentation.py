@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from workbench.core.contract import RunnerInfo
 from workbench.core.errors import InputError
-from workbench.core.output_errors import best_shift
 from workbench.core.report import Cells, Report, Status, Table, count, percent
+from workbench.core.shifts import best_shift
 from workbench.pictures.cityscapes import CITYSCAPES, VOID, Palette, class_iou, confusion_matrix, mean_iou
 
 if TYPE_CHECKING:
