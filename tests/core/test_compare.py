@@ -572,3 +572,39 @@ def test_bfloat16_is_compared_with_float32():
     # bfloat16 has 8 bits: half a unit is 2**-9 of a value, at most of the range here
     assert compare(rounded, reference, tolerance=Tolerance(2**-9, 2**-9, 0.5)).passed
     assert compare(rounded, rounded.astype(np.float32)).outputs[0].max_relative_error == 0
+
+
+def test_integers_that_rounding_does_not_change_may_change_in_one_place_by_one_step():
+    labels = np.arange(5000).reshape(1, 5000)
+    for wrong, status in ((1, "pass"), (4, "fail")):
+        near = labels.copy()
+        near[0, :wrong] += 1
+        assert compare(labels, near, tolerance=noise_of(0.0)).status == status
+
+
+@pytest.mark.parametrize(("off", "status"), [(1, "pass"), (2, "fail")])
+def test_an_integer_may_be_off_by_one_step_in_any_column(off, status):
+    counts = np.arange(4000).reshape(1, 1000, 4)
+    near = counts.copy()
+    near[0, 7, 2] += off
+    report = compare(counts, near)
+    assert report.outputs[0].steps == off and report.status == status
+
+
+def test_the_column_that_is_shown_is_the_one_that_breaks_its_own_limit():
+    reference = segmentation_logits()
+    candidate = reference.copy()
+    span = np.ptp(reference)
+    candidate[0, 0, 0, 0] += np.float32(1e-4 * span)  # within what rounding does to the first channel
+    candidate[0, 3, 0, 0] += np.float32(2e-5 * span)
+    largest = tuple(float(share * span) for share in (1e-4, 1e-7, 1e-7, 1e-7, 1e-7))
+    report = compare(
+        reference, candidate, tolerance=RoundingNoise("float32", (OutputNoise("output", *[largest] * 4, 0.0),), 6)
+    )
+    assert report.status == "fail" and report.outputs[0].column == 3
+
+
+def test_an_error_everywhere_that_no_rounding_makes_fails_by_its_mean():
+    reference = classifier_logits(64, 100).astype(np.float64)
+    report = compare(reference, reference + 1e-6 * np.ptp(reference), tolerance=noise_of(0.0))
+    assert "mean error 1.0e-06" in report.verdict

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from networks import two_input_network
+from odd_networks import mixed
 from onnx import helper, numpy_helper
 
 from workbench.cli.main import main
@@ -88,3 +89,9 @@ def test_the_comparison_is_made_on_the_feeds_that_were_given(tmp_path, exporter)
     zeros = {name: np.zeros((1, 8), np.float32) for name in ("left", "right")}
     text = convert(two_input_network(), tmp_path / "net.onnx", feeds=[("nothing", zeros)], progress=False)
     assert "INCONCLUSIVE" in text
+
+
+def test_a_network_in_bfloat16_is_judged_by_the_rounding_of_bfloat16(tmp_path):
+    with pytest.warns(UserWarning, match="computes in float32"):
+        text = convert(mixed("mixed_bfloat16"), tmp_path / "net.onnx", progress=False)
+    assert "PASS" in text

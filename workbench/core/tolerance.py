@@ -80,7 +80,8 @@ class Tolerance:
 
     def describe(self) -> str:
         """What is allowed, in words."""
-        return f"max {self.max_relative_error:.0e}, mean {self.mean_relative_error:.0e}, agreement {percent(self.agreement)}"
+        errors = f"max {self.max_relative_error:.0e}, mean {self.mean_relative_error:.0e}"
+        return f"{errors}, agreement {percent(self.agreement)}"
 
 
 @dataclass(frozen=True)
