@@ -126,20 +126,22 @@ def main() -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="plant only so many, chosen by the seed")
     parser.add_argument("--seed", type=int, default=0, help="of the choice")
     parser.add_argument("--only", default="", metavar="TEXT", help="plant only those whose module or text holds this")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="how many at a time")
+    parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), help="how many at a time")
     options = parser.parse_args()
     bugs = [bug for bug in read_list() if options.only in str(bug)]
     if stale := find_stale(bugs):
         raise SystemExit("\n".join(stale))
     if options.sample is not None:
         bugs = random.Random(options.seed).sample(bugs, min(options.sample, len(bugs)))
+    if not bugs:
+        raise SystemExit(f"got --only {options.only!r} and --sample {options.sample}, which leave no bug to plant")
     start, copies = time.monotonic(), queue.Queue[Path]()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(options.workers) as pool:
         for number in range(options.workers):
             copies.put(copy_project(Path(folder) / f"copy{number}"))
-        wanted = list({bug.tests: None for bug in bugs})
+        wanted = list(dict.fromkeys((*bug.tests, bug.file) for bug in bugs))
         sound = dict(zip(wanted, pool.map(partial(check_tests, copies), wanted), strict=True))
-        results = list(pool.map(partial(plant, copies), [bug for bug in bugs if sound[bug.tests]]))
+        results = list(pool.map(partial(plant, copies), [bug for bug in bugs if sound[*bug.tests, bug.file]]))
     killed, explained = (sum(one) for one in zip(*results or [(0, 0)], strict=True))
     share = killed / max(1, len(results) - explained)
     minutes = (time.monotonic() - start) / 60

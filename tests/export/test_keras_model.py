@@ -16,7 +16,7 @@ from networks import random_input, small_network, two_input_network, upsampling_
 
 from workbench.core.errors import ExportError, OutputError
 from workbench.core.packages import load_keras
-from workbench.export.keras_model import keras_to_onnx, keras_to_pb, pb_to_onnx, tf2onnx_command
+from workbench.export.keras_model import default_opset, keras_to_onnx, keras_to_pb, pb_to_onnx, tf2onnx_command
 from workbench.models import fcn_vgg16
 from workbench.models.freezing import tensor_names
 from workbench.onnx_graph.file import check
@@ -189,6 +189,10 @@ def test_a_python_if_on_the_input_is_refused_with_what_to_write_instead(tmp_path
     vector = keras.Input((4,))
     with pytest.raises(ExportError, match=r"decides by the values of its input.*keras\.ops\.where or keras\.ops\.cond"):
         keras_to_onnx(keras.Model(vector, Choice()(vector)), tmp_path / "x.onnx", progress=False)
+
+
+def test_each_exporter_writes_its_own_opset_unless_asked():
+    assert (default_opset("tf2onnx"), default_opset("keras2onnx"), default_opset("keras2onnx", 12)) == (17, 15, 12)
 
 
 def test_an_unknown_exporter_is_refused(tmp_path):

@@ -463,6 +463,32 @@ def test_the_runner_is_pytorch_by_name_and_gives_fresh_arrays():
         runner.infer({"input": x})
 
 
+@pytest.fixture
+def tf32():
+    """Both switches on, as a user may have them."""
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = True
+    yield switches
+    for switch, value in zip(switches, before, strict=True):
+        switch.allow_tf32 = value
+
+
+def test_tf32_is_off_during_a_call_and_as_it_was_after_it(tf32):
+    seen = []
+
+    class Watching(torch.nn.Module):
+        def forward(self, x):
+            seen.append([switch.allow_tf32 for switch in tf32])
+            return x * 2
+
+    with TorchRunner(Watching(), torch.ones(1, 3)) as runner:
+        runner.infer({"input": np.ones((1, 3), np.float32)})
+    assert seen == [[False, False]] * 2, "for the example, too"
+    assert [switch.allow_tf32 for switch in tf32] == [True, True]
+
+
 def test_two_runners_on_one_model_do_not_disturb_each_other():
     model, example = networks.make("residual")
     x = {"input": example[0].numpy()}

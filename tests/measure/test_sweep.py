@@ -305,6 +305,25 @@ def test_the_digest_knows_a_network_by_its_numbers_not_by_its_names(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_the_same_numbers_in_another_shape_are_another_network(tmp_path):
+    shape = ("float32", ("batch", 4))
+    digests = set()
+    for weight in (np.ones((1, 4), np.float32), np.ones(4, np.float32)):
+        node = helper.make_node("Add", ["x", "w"], ["y"])
+        digests.add(
+            network_digest(save_network(tmp_path / "n.onnx", [node], {"x": shape}, {"y": shape}, {"w": weight}))
+        )
+    assert len(digests) == 2
+
+
+def test_sizes_of_files_are_in_mebibytes(tmp_path):
+    (tmp_path / "saved").mkdir()
+    for name in ("a", "saved/b", "saved/c"):
+        (tmp_path / name).write_bytes(bytes(3 * 2**19))
+    found = [points._mebibytes(tmp_path / name) for name in ("a", "saved", "resnet50")]
+    assert found == [1.5, 3.0, None]
+
+
 def test_relative_l2_of_two_pictures_is_that_of_all_their_numbers(benchmark):
     reference, candidate = np.array([[3.0, 0.0], [0.0, 4.0]]), np.array([[3.0, 0.3], [0.4, 4.0]])
     assert benchmark.relative_l2([reference], [candidate]) == pytest.approx(0.5 / 5)

@@ -70,5 +70,6 @@ def test_a_size_that_does_not_fit_is_refused(shape, spatial, message):
 
 def test_several_ends_keep_their_names_in_letters_that_all_take_and_none_twice():
     names = ("left/picture:0", "left picture", "mask")
-    model = SimpleNamespace(inputs=[SimpleNamespace(name=name) for name in names], output_names=["y"], outputs=[])
+    inputs = [SimpleNamespace(name=name) for name in names]
+    model = SimpleNamespace(inputs=inputs, output_names=["y"], outputs=[SimpleNamespace(name="y")])
     assert tensor_names(model) == (("left_picture", "left_picture_1", "mask"), ("output",))
