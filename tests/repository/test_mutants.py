@@ -47,4 +47,7 @@ def test_a_bug_is_planted_in_a_copy_and_told_apart_from_one_that_survives(tmp_pa
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["killed", "SURVIVED", "explained"]
     assert "test_module.py::test_half" in lines[0]
-    assert mutants.check_tests(copies, ("test_module.py",)) == ""
+    assert mutants.check_tests(copies, ("test_module.py",))
+    (tmp_path / "test_module.py").write_text("def test_broken():\n    assert False\n")
+    assert not mutants.check_tests(copies, ("test_module.py",))
+    assert "left out: test_module.py fails without a bug" in capsys.readouterr().out
