@@ -356,3 +356,10 @@ def test_the_words_for_the_pictures_change_with_them_and_not_from_run_to_run(tmp
     assert words(images=images, labels=labels) != texts[-1]
     save_picture(images / "0.jpg", np.zeros((*SIZE, 3), np.uint8))
     assert words(images=images) != texts[3]
+
+
+def test_of_several_outputs_the_largest_error_is_told():
+    same, wrong = np.array([[0.0, 1.0]]), np.array([[0.0, 1.5]])
+    pairs = [({"a": same, "b": same}, {"a": same, "b": wrong})]
+    report = compare_batches(pairs, reference_name="A", candidate_name="B")
+    assert Accuracy().columns(report)["max_error_of_range"] == 0.5

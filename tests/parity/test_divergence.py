@@ -505,3 +505,14 @@ def test_explain_says_what_the_numbers_show():
     assert explain(picture, picture + means) == "off by a constant in each channel: +1, -2, +0.5"
     assert "shifted by (0, 1)" in explain(picture, np.roll(picture, 1, 2))
     assert explain(picture, picture[:, ::-1, ::-1] * 3) == ""
+
+
+def test_axes_of_length_one_leave_the_others_in_their_order():
+    reference = np.arange(4.0).reshape(2, 2)
+    assert np.array_equal(align(reference, reference.reshape(1, 2, 2, 1)), reference)
+
+
+def test_what_is_infinite_on_both_sides_has_no_part_in_the_range():
+    reference, candidate = (np.array([1, 2, math.inf, value], np.float32) for value in (3.0, 3.5))
+    entry = tensor_error(Pair("a", "Add", "a", "a", ()), 0, reference, candidate)
+    assert (entry.reference_range, entry.max_error_of_range) == (3.0, pytest.approx(0.5 / 3))

@@ -17,7 +17,7 @@ from onnx_networks import picture, save_network, save_picture_network
 from workbench import precision
 from workbench.core.drawing import ORANGE
 from workbench.core.errors import FeedError, InputError
-from workbench.precision import observing
+from workbench.precision import observing, ranges
 from workbench.precision.calibration import calibrate
 from workbench.precision.figures import range_figure, sensitivity_figure
 from workbench.precision.quantize import quantize_int8
@@ -404,3 +404,10 @@ def test_the_sensitivity_figure_marks_the_layers_that_are_kept():
     assert "they should cost 5 % of the answers, and 3 % with 1 layer in float32" in captions(figure)
     with pytest.raises(InputError, match="got 'd' to keep, which no layer is called"):
         sensitivity_figure(found, ["d"])
+
+
+def test_a_tensor_of_several_blocks_is_counted_to_its_end(monkeypatch):
+    monkeypatch.setattr(ranges, "_BLOCK", 4)
+    counts = ranges._Counts()
+    counts.add(np.arange(1, 11, dtype=np.float32))
+    assert (counts.minimum, counts.maximum, counts.bins.sum()) == (1, 10, 10)
