@@ -608,3 +608,16 @@ def test_an_error_everywhere_that_no_rounding_makes_fails_by_its_mean():
     reference = classifier_logits(64, 100).astype(np.float64)
     report = compare(reference, reference + 1e-6 * np.ptp(reference), tolerance=noise_of(0.0))
     assert "mean error 1.0e-06" in report.verdict
+
+
+def test_where_every_column_passes_the_largest_error_is_shown():
+    reference = segmentation_logits()
+    candidate = reference.copy()
+    candidate[0, 0, 0, 0] += np.float32(1e-4 * np.ptp(reference[:, 0]))
+    candidate[0, 3, 0, 0] += np.float32(1e-6 * np.ptp(reference[:, 3]))
+    largest = tuple(float(share * np.ptp(reference)) for share in (1e-4, 1e-7, 1e-7, 1e-7, 1e-7))  # 16 times is allowed
+    report = compare(
+        reference, candidate, tolerance=RoundingNoise("float32", (OutputNoise("output", *[largest] * 4, 0.0),), 6)
+    )
+    assert report.passed and report.outputs[0].column == 0
+    assert report.worst[0] == ("image 1", report.outputs[0].max_relative_error)

@@ -21,7 +21,7 @@ class OutputParity:
     """How one output of the candidate compares with the reference's.
 
     The errors, and what is allowed, are shares of the reference's range: of that of the column (or channel) in which
-    the error is largest beside what is allowed there, where the values stand in columns.
+    the error is largest, or breaks its limit by most, where the values stand in columns.
     """
 
     name: str  # in the reference (in the candidate, if only that has it)
@@ -217,7 +217,7 @@ class OutputSums:
         columns, (limits, scales) = self._columns(), self._limits()
         errors = np.stack([*self.errors.values()] or [np.zeros(len(scales))])
         largest, means = errors.max(axis=0), columns.absolute / max(1, columns.n)
-        place = _worst(largest, limits.largest)
+        place = _worst(largest, limits.largest if (largest > limits.largest).any() else scales)
         sensitivity = self._sensitivity()
         telling = max(TELLING_SENSITIVITY, float(limits.largest[place] / scales[place]))
         result = OutputParity(
