@@ -535,3 +535,35 @@ def test_verify_follows_a_program_from_stage_to_stage_and_finds_a_planted_fault(
     assert caught.stage_at_fault == "spoiled.onnx"
     layer = next(node for node in spoiled.graph.node if kernel.name in node.input)
     assert caught.divergence.layer.candidate_tensor == layer.output[0]
+
+
+class Remembering(torch.nn.Module):
+    """Answers with a buffer that each call writes anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(2, 3))
+
+    def forward(self, x):
+        self.kept.copy_(x)
+        return self.kept
+
+
+def test_an_answer_does_not_change_with_the_next_call():
+    with TorchRunner(Remembering(), torch.zeros(2, 3), dynamic_batch=False) as runner:
+        (name,) = runner.inputs
+        first = next(iter(runner.infer({name: np.ones((2, 3), np.float32)}).values()))
+        runner.infer({name: np.full((2, 3), 7, np.float32)})
+    assert np.array_equal(first, np.ones((2, 3)))
+
+
+class Looking(torch.nn.Module):
+    """A batch of rows, and a table that all of them share."""
+
+    def forward(self, rows, table):
+        return rows @ table
+
+
+def test_an_axis_of_another_length_than_the_batch_stays_fixed():
+    with TorchRunner(Looking(), (torch.zeros(2, 3), torch.zeros(3, 4))) as runner:
+        assert [spec.shape for spec in runner.inputs.values()] == [(None, 3), (3, 4)]
