@@ -604,12 +604,6 @@ def test_the_column_that_is_shown_is_the_one_that_breaks_its_own_limit():
     assert report.status == "fail" and report.outputs[0].column == 3
 
 
-def test_an_error_everywhere_that_no_rounding_makes_fails_by_its_mean():
-    reference = classifier_logits(64, 100).astype(np.float64)
-    report = compare(reference, reference + 1e-6 * np.ptp(reference), tolerance=noise_of(0.0))
-    assert "mean error 1.0e-06" in report.verdict
-
-
 def test_where_every_column_passes_the_largest_error_is_shown():
     reference = segmentation_logits()
     candidate = reference.copy()

@@ -23,7 +23,7 @@ CEILINGS = {"float32": 1e-3, "float16": 3e-2, "bfloat16": 2e-1, "8 bits": 3e-1}
 MEAN_CEILING = 0.5
 """The ceiling of the mean error, as a share of that of a single value."""
 
-FLOOR, MEAN_FLOOR = 2e-6, 2e-7
+FLOOR, MEAN_FLOOR = 2e-6, 2e-6
 """Errors below these shares of the range are rounding of float32, even if a network hardly shows any."""
 
 
