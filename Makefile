@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RTX_STAMP := $(VENV)/.rtx
 EXTRAS_STAMP := $(VENV)/.extras
+# On all cores, up to four: each process takes up to 2 GB. The tests of a file share what they build.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 # The extras whose packages requirements.txt pins, and those of requirements-extras.txt.
 PINNED := keras classic lab dev
 PINNED_EXTRAS := torch routes modelopt
@@ -27,10 +29,10 @@ demo: $(STAMP) ## Convert two networks and show both answers side by side (ARGS=
 
 test: $(STAMP) ## Run the tests; with TensorRT-RTX (make rtx), and in CI, also fail below 90 % coverage
 	@[ -e $(RTX_STAMP) ] || echo "no TensorRT-RTX (make rtx): the tests that build engines are skipped, coverage is not judged"
-	$(BIN)/python -m pytest $(if $(CI)$(wildcard $(RTX_STAMP)),--cov) --durations=10 $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(if $(CI)$(wildcard $(RTX_STAMP)),--cov) --durations=10 $(ARGS)
 
 test-extras: $(EXTRAS_STAMP) $(RTX_STAMP) ## Run the matrix of networks and exporters (installs PyTorch, ncnn, TVM, Model Optimizer and TensorRT-RTX)
-	$(BIN)/python -m pytest --durations=10 tests/extras $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) --durations=10 tests/extras $(ARGS)
 
 mutants: $(EXTRAS_STAMP) $(RTX_STAMP) ## Plant known bugs one at a time and see that the tests find them (ARGS="--sample 20")
 	$(BIN)/python scripts/mutants.py $(ARGS)

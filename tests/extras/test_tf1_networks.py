@@ -68,7 +68,7 @@ def test_a_fault_in_the_preprocessing_fails_the_verdict(reference, onnx_path, fa
         answers = {name: candidate.infer(feed) for name, feed in feeds(fault)}
 
         class Replay:
-            info, inputs = candidate.info, candidate.inputs
+            info, inputs, unit, onnx_file = candidate.info, candidate.inputs, candidate.unit, candidate.onnx_file
 
             def __init__(self):
                 self.left = iter(answers.values())
