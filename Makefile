@@ -19,7 +19,7 @@ PYTHON ?= $(shell for name in python3.12 python3.11 python3.13 python3 python; d
 	"$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 \
 	&& { echo "$$name"; exit; }; done; echo python3)
 
-.PHONY: help demo test test-extras test-gpu mutants rtx extras lab lint notebooks bench pins clean
+.PHONY: help demo test test-extras test-gpu faults mutants rtx extras lab lint notebooks bench pins clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: $(STAMP) ## Run the tests; with TensorRT-RTX (make rtx), and in CI, also f
 
 test-extras: $(EXTRAS_STAMP) $(RTX_STAMP) ## Run the matrix of networks and exporters (installs PyTorch, ncnn, TVM, Model Optimizer and TensorRT-RTX)
 	$(BIN)/python -m pytest $(PARALLEL) --durations=10 tests/extras $(ARGS)
+
+faults: $(STAMP) ## Try every generated hostile and damaged file (make test tries a part of them)
+	WORKBENCH_FAULTS=long $(BIN)/python -m pytest $(PARALLEL) --durations=10 tests/faults $(ARGS)
 
 mutants: $(EXTRAS_STAMP) $(RTX_STAMP) ## Plant known bugs one at a time and see that the tests find them (ARGS="--sample 20")
 	$(BIN)/python scripts/mutants.py $(ARGS)
