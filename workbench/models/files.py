@@ -1,19 +1,27 @@
 """Open a network by its name or its file: Keras models, TensorFlow graphs, PyTorch programs."""
 
-import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import InputError, ModelError, first_line
 from workbench.core.packages import load_keras, load_tensorflow, load_tf_keras, require_backend
 from workbench.models.freezing import FrozenGraph, freeze, freeze_function
-from workbench.models.tf1_checkpoint import Names, PathLike, find_checkpoint, open_checkpoint, open_saved_graph
+from workbench.models.tf1_checkpoint import (
+    Names,
+    PathLike,
+    find_checkpoint,
+    open_checkpoint,
+    open_saved_graph,
+    read_saved_graph,
+)
 from workbench.models.tf1_graph import (
     VARIABLES,
+    GraphView,
     cut_at,
     fix_size,
     node_name,
@@ -22,6 +30,8 @@ from workbench.models.tf1_graph import (
     without_deprecations,
 )
 from workbench.models.torch_file import TORCH_SUFFIXES, open_torch_file
+from workbench.models.untrusted import check_archive, check_hdf5, find_code, read_attribute, read_entry, read_json
+from workbench.models.untrusted_graph import check_graph, check_saved_model, import_light
 
 MODEL_NAMES = ("resnet50", "fcn_vgg16", "unet")
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
@@ -29,7 +39,7 @@ GRAPH_SUFFIXES = (".pb", ".pbtxt")
 
 _UFF_START = b"\x08\x01\x10\x01\x1a"  # version 1, core version 1, then the list of its operators' families
 _UFF_FAMILY = b"tensorflow_extension"
-_UNREADABLE = (OSError, KeyError, ValueError, zipfile.BadZipFile)
+_UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 
 def open_model(source: Any, *, inputs: Names = None, outputs: Names = None) -> Any:
@@ -170,6 +180,11 @@ def read_frozen_graph(path: PathLike, inputs: Names = None, outputs: Names = Non
     refuse_training(graph_def, outputs, path)
     if not set(placeholders) >= set(inputs):
         graph_def = cut_at(graph_def, inputs, outputs)
+    view = GraphView(graph_def)
+    if len(view.upstream([*inputs, *outputs])) < len(graph_def.node):
+        graph_def = view.subgraph([*inputs, *outputs])
+    check_graph(graph_def, path)
+    import_light(graph_def, path)
     return FrozenGraph(graph_def, inputs, outputs)
 
 
@@ -218,6 +233,8 @@ def _read_saved_model(path: Path, inputs: Names, outputs: Names) -> FrozenGraph:
     if inputs or outputs:
         return open_saved_graph(path, outputs, inputs)
     tf = load_tensorflow()
+    meta = read_saved_graph(path)
+    check_saved_model(meta, meta.object_graph_def, path)
     try:
         with without_deprecations():
             module = tf.saved_model.load(str(path))
@@ -240,60 +257,81 @@ def _read_saved_model(path: Path, inputs: Names, outputs: Names) -> FrozenGraph:
 
 def _read_keras_file(path: Path) -> Any:
     """Open a file with Keras 3, or with tf_keras where tf_keras wrote it and Keras 3 cannot read it."""
+    config = _read_config(path)
+    _refuse_code(path, config)
     keras = load_keras()
     try:
-        return keras.saving.load_model(path, compile=False)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
-        if _saved_by_tf_keras(path) and "Lambda" not in str(error):
-            return _read_tf_keras_file(path)
+        if _saved_by_tf_keras(path):
+            return _open_with_tf_keras(path, config)
         raise ModelError(_explain(path, error, "keras.saving")) from error
 
 
 def _read_tf_keras_file(path: Path) -> Any:
     if not _saved_by_tf_keras(path):
         raise ModelError(f"{path} was not saved by tf_keras, which keras2onnx needs; use exporter='tf2onnx'")
-    try:
-        classes = list(_layer_classes(json.loads(_stored(path, "config.json", "model_config"))))
-    except _UNREADABLE as error:
-        raise ModelError(f"{path} holds weights only, or was cut short; give the file of a whole model") from error
-    if "Lambda" in classes:  # tf_keras would run the code that an HDF5 file holds
-        raise ModelError(_explain(path, ValueError("Lambda"), "tf_keras.utils"))
+    return _open_with_tf_keras(path, _read_config(path))
+
+
+def _open_with_tf_keras(path: Path, config: Any) -> Any:
     keras = load_tf_keras()
+    _refuse_code(path, config, keras)
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
-        unknown = next((name for name in classes if not hasattr(keras.layers, name)), None)
-        reason = ValueError(f"Unknown layer: '{unknown}'") if unknown else error
-        raise ModelError(_explain(path, reason, "tf_keras.utils")) from error
+        raise ModelError(_explain(path, error, "tf_keras.utils")) from error
+
+
+def _read_config(path: Path) -> Any:
+    """The description of the network in a Keras file whose parts are bounded; ModelError where there is none."""
+    if path.suffix == ".keras":
+        check_archive(path)
+    else:
+        check_hdf5(path)
+    try:
+        return read_json(_stored(path, "config.json", "model_config"))
+    except KeyError as error:
+        raise ModelError(f"{path} holds weights only, or was cut short; give the file of a whole model") from error
+    except _UNREADABLE as error:
+        raise ModelError(_explain(path, error, "keras.saving")) from error
+
+
+def _refuse_code(path: Path, config: Any, keras: Any = None) -> None:
+    """Refuse a Keras file that is more than data, before Keras opens it; for Keras 3 `keras` is None."""
+    kind, name = find_code(config, keras) or ("", "")
+    if kind in ("code", "unknown"):
+        reason = ValueError("Lambda" if kind == "code" else f"Unknown layer: '{name}'")
+        raise ModelError(_explain(path, reason, "tf_keras.utils" if _saved_by_tf_keras(path) else "keras.saving"))
+    if kind == "function":
+        raise ModelError(
+            f"{path} has a layer that calls {name}, and from a file only arithmetic, shapes and layers of networks are "
+            "called; replace the layer, or, if you trust the file, open it yourself and pass the model object"
+        )
+    if kind == "file":
+        raise ModelError(
+            f"{path} has a layer {name} that reads a file of this machine; take the layers that read text out of the "
+            "model and convert the rest"
+        )
 
 
 def _saved_by_tf_keras(path: Path) -> bool:
     """Tell by the version that a file names whether tf_keras (Keras 2) wrote it; False for a damaged file."""
     try:
         version = _stored(path, "metadata.json", "keras_version")
-        return (json.loads(version)["keras_version"] if version.startswith("{") else version).startswith("2.")
+        found = read_json(version)["keras_version"] if version.startswith("{") else version
+        return isinstance(found, str) and found.startswith("2.")
     except _UNREADABLE:
         return False
 
 
 def _stored(path: Path, entry: str, attribute: str) -> str:
     """A text that Keras stored: an entry of a `.keras` archive, or an attribute of an HDF5 file."""
-    if path.suffix.lower() == ".keras":
+    if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive:
-            return archive.read(entry).decode()
+            return read_entry(archive, entry)
     with require_backend("h5py", "keras").File(path, "r") as file:
-        value = file.attrs[attribute]
-        return value if isinstance(value, str) else value.decode()
-
-
-def _layer_classes(config: Any) -> Iterator[str]:
-    """Yield the class of every layer in a configuration, also of those inside other layers and models."""
-    if isinstance(config, dict):
-        if isinstance(config.get("class_name"), str) and "name" in (config.get("config") or {}):
-            yield from () if config["class_name"] in ("Functional", "Model", "Sequential") else (config["class_name"],)
-        config = list(config.values())
-    for part in config if isinstance(config, list) else ():
-        yield from _layer_classes(part)
+        return read_attribute(file, attribute)
 
 
 def _explain(path: Path, error: Exception, module: str) -> str:

@@ -21,6 +21,7 @@ from workbench.models.tf1_graph import (
     refuse_training,
     without_deprecations,
 )
+from workbench.models.untrusted_graph import RESTORING, check_graph
 
 PathLike = str | os.PathLike[str]
 Names = Sequence[str] | None
@@ -140,6 +141,11 @@ def open_checkpoint(path: PathLike, outputs: Names = None, inputs: Names = None)
 def open_saved_graph(folder: PathLike, outputs: Names = None, inputs: Names = None) -> FrozenGraph:
     """Freeze the graph of a SavedModel without its signatures, as `open_checkpoint` does with a checkpoint's."""
     folder = Path(folder)
+    return _open_meta_graph(read_saved_graph(folder), folder / "variables" / "variables", folder, outputs, inputs)
+
+
+def read_saved_graph(folder: Path) -> Any:
+    """Read the MetaGraphDef of a SavedModel, that for use where there are several; ModelError where it is damaged."""
     module = require_backend("tensorflow.core.protobuf.saved_model_pb2", "keras")
     saved = module.SavedModel()
     try:
@@ -149,7 +155,7 @@ def open_saved_graph(folder: PathLike, outputs: Names = None, inputs: Names = No
     graphs = sorted(saved.meta_graphs, key=lambda one: "serve" not in one.meta_info_def.tags)
     if not graphs:
         raise ModelError(f"the SavedModel {folder} holds no graph; export it again")
-    return _open_meta_graph(graphs[0], folder / "variables" / "variables", folder, outputs, inputs)
+    return graphs[0]
 
 
 def list_outputs(path: PathLike) -> tuple[OutputProposal, ...]:
@@ -227,8 +233,11 @@ def _restore_and_freeze(graph_def: Any, saver: Any, outputs: Sequence[str], pref
     restore = [saver.restore_op_name, saver.filename_tensor_name] if variables else []
     module = require_backend("tensorflow.python.framework.convert_to_constants", "keras")
     with tf.Graph().as_default() as graph, tf.Session(graph=graph) as session:
+        used = view.subgraph([*outputs, *restore, *(read for read in reads if read in view.nodes)])
+        check_graph(used, prefix, outputs)
+        check_graph(used, prefix, also=RESTORING)
         try:
-            tf.import_graph_def(view.subgraph([*outputs, *restore, *(r for r in reads if r in view.nodes)]), name="")
+            tf.import_graph_def(used, name="")
         except Exception as error:
             raise ModelError(
                 f"TensorFlow {tf.__version__} cannot read the graph of {prefix}: {first_line(error)}"
