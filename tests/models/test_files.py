@@ -54,7 +54,7 @@ def test_a_keras_model_object_is_passed_through():
     [
         ("empty.keras", b"", "is empty; save or copy the model again"),
         ("text.keras", b"this is no model", "not a Keras model that can be read, or was cut short"),
-        ("text.h5", b"this is no model", "not a Keras model that can be read, or was cut short"),
+        ("text.h5", b"this is no model", "not a Keras HDF5 file that can be read, or was cut short"),
         ("text.pb", b"this is no model at all", "not a binary GraphDef, or was cut short"),
         ("empty.pb", b"", "is empty"),
         ("picture.png", b"\x89PNG", "is not a model this program opens"),

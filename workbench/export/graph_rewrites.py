@@ -1,6 +1,7 @@
 """Write what tf2onnx does not know, or gets wrong, in other operators of TensorFlow, in place."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,13 @@ _RESIZES = {
     "ScaleAndTranslate": ("kernel_type", "antialias"),
 }
 """Operators that resize, and their attributes that matter."""
+
+_ARITHMETIC = re.compile(
+    "Add(V2)?|Cast|Ceil|ConcatV2|Const|Div|ExpandDims|Fill|Floor|FloorDiv|FloorMod|Gather(V2)?|Identity|Maximum|Minimum"
+    "|Mul|Neg|Pack|Prod|Range|RealDiv|Reshape|Round|Shape|Slice|Split|SplitV|Squeeze|StopGradient|StridedSlice|Sub"
+    "|Transpose|Unpack"
+)
+"""Operators that a size is calculated with."""
 
 
 def rewrite(graph_def: Any, layer_of: Mapping[str, str]) -> None:
@@ -154,6 +162,7 @@ def _read_numbers(graph_def: Any, nodes: list[Any], layer_of: Mapping[str, str])
         for node in nodes:
             picture, *others = graph.get_operation_by_name(node.name).inputs
             try:
+                _require_arithmetic(others, {tensor.ref() for tensor in feed})
                 found.append((node, [int(side) for side in picture.shape[1:]], session.run(list(others), feed)))
             except (TypeError, ValueError, tf.errors.OpError) as error:
                 if node.op == "ResizeBicubic":
@@ -163,6 +172,18 @@ def _read_numbers(graph_def: Any, nodes: list[Any], layer_of: Mapping[str, str])
                     "ONNX cannot express; fix the sizes, or use bilinear interpolation there"
                 ) from error
     return found
+
+
+def _require_arithmetic(tensors: Iterable[Any], known: set[Any]) -> None:
+    """ValueError where tensors come from more than sums and shapes, which alone are run."""
+    pending, seen = [tensor for tensor in tensors if tensor.ref() not in known], set()
+    while pending:
+        operation = pending.pop().op
+        if operation.name not in seen:
+            seen.add(operation.name)
+            if not _ARITHMETIC.fullmatch(operation.type) or operation.control_inputs:
+                raise ValueError(operation.type)
+            pending += [tensor for tensor in operation.inputs if tensor.ref() not in known]
 
 
 def _matrix(node: Any, axis: int, side: int, size: Any, moves: list[Any]) -> Any:

@@ -19,7 +19,6 @@ and activations must be those of this network. The real file was never at hand: 
 channels_first stand-in of the same structure (`tests/models/test_keras_hdf5.py`), not on the file itself.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from workbench.core.contract import Runner
 from workbench.core.errors import InputError, ModelError
 from workbench.core.files import data_file
 from workbench.core.packages import require_backend
+from workbench.models.untrusted import UNREADABLE, check_hdf5, read_json
 from workbench.models.weights import assign_weights, read_weights
 from workbench.pictures.cityscapes import argmax_classes
 from workbench.pictures.images import rescale_image, sub_mean_chw
@@ -188,11 +188,12 @@ def read_fcn_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     h5py = require_backend("h5py", "keras")
     if not Path(path).is_file():
         raise ModelError(f"the weights {path} do not exist; give the path of an .hdf5 file")
+    check_hdf5(Path(path))
     try:
         with h5py.File(path, "r") as file:
             layers = _read_layers(file.get("model_weights", file))
             problem = _find_other_layer(file.attrs.get("model_config"))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (*UNREADABLE, AttributeError) as error:
         raise ModelError(f"{path} is not a Keras HDF5 file that can be read ({error}); copy it again") from error
     problem = problem or _find_other_kernels([kernel for kernel, _ in layers])
     if problem:
@@ -225,7 +226,7 @@ def _read_layers(group: Any) -> list[Layer]:
 
 def _find_other_layer(config: bytes | str | None) -> str | None:
     """Say what in the network's description the network here does not have; None when all is well."""
-    for layer in _described_layers(json.loads(config)) if config is not None else ():
+    for layer in _described_layers(read_json(config)) if config is not None else ():
         kind, settings = layer["class_name"], layer["config"]
         if kind not in _CLASSES:
             return f"it has a layer {kind} ({settings.get('name')})"

@@ -3,7 +3,6 @@
 import os
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,15 @@ from workbench.models.tf1_graph import (
     without_deprecations,
 )
 from workbench.models.torch_file import TORCH_SUFFIXES, open_torch_file
-from workbench.models.untrusted import check_archive, check_hdf5, find_code, read_attribute, read_entry, read_json
+from workbench.models.untrusted import (
+    UNREADABLE,
+    check_archive,
+    check_hdf5,
+    find_code,
+    read_attribute,
+    read_entry,
+    read_json,
+)
 from workbench.models.untrusted_graph import check_graph, check_saved_model, import_light
 
 MODEL_NAMES = ("resnet50", "fcn_vgg16", "unet")
@@ -39,7 +46,6 @@ GRAPH_SUFFIXES = (".pb", ".pbtxt")
 
 _UFF_START = b"\x08\x01\x10\x01\x1a"  # version 1, core version 1, then the list of its operators' families
 _UFF_FAMILY = b"tensorflow_extension"
-_UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, zlib.error, zipfile.BadZipFile)
 
 
 def open_model(source: Any, *, inputs: Names = None, outputs: Names = None) -> Any:
@@ -78,6 +84,7 @@ def model_kind(source: PathLike, *, ends_named: bool = False) -> str:
     missing, empty or nothing that `open_model` opens; InputError where ends were named for what is no TensorFlow graph.
     """
     path = Path(source)
+    require_readable(path)
     suffix = path.suffix.lower()
     if str(source) in MODEL_NAMES and not path.exists():
         return "name"
@@ -100,6 +107,23 @@ def model_kind(source: PathLike, *, ends_named: bool = False) -> str:
     if suffix == ".keras" and not zipfile.is_zipfile(path):
         raise ModelError(_explain(path, ValueError("it is no zip archive"), "keras.saving"))
     return "torch" if suffix in TORCH_SUFFIXES else "keras"
+
+
+def require_readable(path: Path) -> None:
+    """Refuse a name that no file can have here, or a file that may not be read; a missing one is let through."""
+    name = os.fspath(path)
+    shown = name.encode(errors="backslashreplace").decode()
+    if shown != name or "\0" in name:
+        raise ModelError(f"got the name {shown!r}, which is not UTF-8, expected one that is; rename the file")
+    try:
+        os.stat(path)
+        if path.is_file():
+            with open(path, "rb"):
+                pass
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise ModelError(f"{shown[:300]} cannot be read ({error.strerror or error}); give a file that can") from error
 
 
 def _graph_kind(path: Path) -> str | None:
@@ -133,6 +157,7 @@ def open_tf_keras_model(source: Any) -> Any:
     if not isinstance(source, (str, os.PathLike)):
         return source
     path = Path(source)
+    require_readable(path)
     if str(source) in MODEL_NAMES and not path.exists():
         return _named_model(str(source), load_tf_keras)
     if path.is_file() and path.suffix.lower() in KERAS_SUFFIXES:
@@ -285,6 +310,11 @@ def _open_with_tf_keras(path: Path, config: Any) -> Any:
 
 def _read_config(path: Path) -> Any:
     """The description of the network in a Keras file whose parts are bounded; ModelError where there is none."""
+    if path.suffix not in KERAS_SUFFIXES:
+        raise ModelError(
+            f"got {path}, and Keras reads {path.suffix.lower()} in small letters only; rename it to "
+            f"{path.with_suffix(path.suffix.lower()).name}"
+        )
     if path.suffix == ".keras":
         check_archive(path)
     else:
@@ -293,7 +323,7 @@ def _read_config(path: Path) -> Any:
         return read_json(_stored(path, "config.json", "model_config"))
     except KeyError as error:
         raise ModelError(f"{path} holds weights only, or was cut short; give the file of a whole model") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ModelError(_explain(path, error, "keras.saving")) from error
 
 
@@ -321,7 +351,7 @@ def _saved_by_tf_keras(path: Path) -> bool:
         version = _stored(path, "metadata.json", "keras_version")
         found = read_json(version)["keras_version"] if version.startswith("{") else version
         return isinstance(found, str) and found.startswith("2.")
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
 
 

@@ -1,11 +1,9 @@
 """Open a PyTorch file without running code from it, or say what it is and what to do."""
 
-import contextlib
-import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from workbench.core import errors
 from workbench.core.errors import InputError, ModelError
 from workbench.core.packages import require_backend
 from workbench.core.report import count
+from workbench.models.untrusted import UNREADABLE, check_archive, nested, read_entry, read_json
 
 TORCH_SUFFIXES = (".pt2", ".pt", ".pth", ".safetensors")
 
@@ -38,8 +37,10 @@ def open_torch_file(path: str | os.PathLike[str]) -> Any:
     if path.suffix.lower() == ".safetensors":
         raise ModelError(f"{path} holds weights only, no network; {_build_first('safetensors.torch.load_file(path)')}")
     names: list[str] = []  # where it is no zip archive
-    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    if zipfile.is_zipfile(path):
+        check_archive(path)
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
     if any(name.endswith(("/archive_format", "/models/model.json")) for name in names):
         _refuse_code(path)
         return _open_program(require_backend("torch", "torch"), path)
@@ -79,19 +80,18 @@ def _open_program(torch: Any, path: Path) -> Any:
 def _refuse_code(path: Path) -> None:
     """Raise ModelError for a `.pt2` whose loading would run code, whatever `weights_only` says."""
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if len(names) != len(set(names)):  # two readers could see two different files
-            raise ModelError(f"{path} has two entries of one name, so it is damaged; {_EXPORT_AGAIN}")
-        for name in names:
+        for name in archive.namelist():
             if "/aotinductor/" in name or name.endswith(".so"):
                 raise ModelError(f"{path} holds compiled code ({name}), not a graph; {_EXPORT_AGAIN}")
             if not name.endswith(".json"):
                 continue
             try:
-                content = json.loads(archive.read(name))
-            except ValueError as error:
-                raise ModelError(f"{path} has a damaged {name}; {_EXPORT_AGAIN}") from error
-            for key, text in _texts(content):
+                content = read_json(read_entry(archive, name))
+            except UNREADABLE as error:
+                raise ModelError(f"{path} has a damaged {name} ({first_line(error)}); {_EXPORT_AGAIN}") from error
+            for key, text in nested(content):
+                if not isinstance(text, str):
+                    continue
                 if key == "path_name" and text.startswith(("custom_obj", "opaque_obj")):
                     raise ModelError(_needs_code(path, f"the object {text}"))
                 if key == "expr_str" and not _is_arithmetic(text):
@@ -102,15 +102,6 @@ def _is_arithmetic(text: str) -> bool:
     """Whether a shape expression, which sympy evaluates as Python, holds symbols and arithmetic only."""
     text = re.sub(r"'\w+'", "", text)  # the name of a symbol
     return _EXPRESSION.fullmatch(text) is not None and _NOT_ARITHMETIC.search(text) is None
-
-
-def _texts(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each text of a JSON document with the key that it stands under."""
-    if isinstance(content, str):
-        yield key, content
-    elif isinstance(content, Mapping | list):
-        for name, value in content.items() if isinstance(content, Mapping) else ((key, value) for value in content):
-            yield from _texts(value, name)
 
 
 def _say_what_it_holds(torch: Any, path: Path) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,18 @@ from workbench.core.packages import require_backend
 LARGEST_TEXT = 64 << 20
 """Bytes of the longest description of a network that is read; those of large networks have a few MB."""
 
+UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, zlib.error, zipfile.BadZipFile)
+"""What reading a part of a damaged file raises."""
+
 _GROWTH = 20  # how much larger than its file an archive may be, unzipped; Keras and PyTorch do not compress weights
 _DEPTH = 200
 _CODE = {"Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "InstanceMethod"}
 _CODE |= {"InstanceProperty", "ClassMethod", "__typespec__"}
 _CALLS = ("TFOpLambda", "SlicingOpLambda")
 _PLAIN = {"Functional", "Model", "Sequential", "__tensor__", "__numpy__", "__bytes__", "__tuple__"}
-_NAMESPACES = (
-    "layers",
-    "activations",
-    "initializers",
-    "constraints",
-    "regularizers",
-    "losses",
-    "metrics",
-    "optimizers",
-)
-_NAMESPACES += ("optimizers.schedules", "optimizers.legacy", "mixed_precision", "layers.experimental.preprocessing")
+_NAMESPACES: tuple[str, ...] = ("layers", "layers.experimental.preprocessing", "activations", "initializers", "losses")
+_NAMESPACES += ("constraints", "regularizers", "metrics", "optimizers", "optimizers.schedules", "optimizers.legacy")
+_NAMESPACES += ("mixed_precision",)
 _FUNCTION = re.compile(
     r"(keras\.activations|math|nn|linalg|signal|bitwise|image|__operators__|quantization)\.[a-z_0-9]+"
 )
@@ -56,15 +52,20 @@ def check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ModelError(f"{path} is a damaged zip archive ({error}), or was cut short; copy it again") from error
     names = [entry.filename for entry in entries]
     if len(names) != len(set(names)):  # two readers could see two different files
         raise ModelError(f"{path} has two entries of one name, so it is damaged; save the model again")
-    unzipped, limit = sum(entry.file_size for entry in entries), _GROWTH * os.path.getsize(path) + LARGEST_TEXT
-    if unzipped > limit:
+    _check_growth(path, sum(entry.file_size for entry in entries))
+
+
+def _check_growth(path: Path, size: int) -> None:
+    limit = _GROWTH * os.path.getsize(path) + LARGEST_TEXT
+    if size > limit:
         raise ModelError(
-            f"{path} unzips to {unzipped >> 20} MB, expected at most {limit >> 20} MB for its size; save it again"
+            f"{path} unpacks to {size >> 20} MB, expected at most {limit >> 20} MB for a file of its size; "
+            "save the model again, without compression"
         )
 
 
@@ -84,7 +85,7 @@ def read_attribute(file: Any, name: str) -> str:
     return value if isinstance(value, str) else bytes(value).decode()
 
 
-def read_json(text: str) -> Any:
+def read_json(text: str | bytes) -> Any:
     """Parse JSON; ValueError where it is none, or nested deeper than 200 levels."""
     try:
         content = json.loads(text)
@@ -110,25 +111,29 @@ def nested(content: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check_hdf5(path: Path) -> None:
-    """Refuse an HDF5 file that reads other files, by links, virtual or external data: ModelError."""
+    """Refuse an HDF5 file that reads other files, by links, virtual or external data, or unpacks to too much."""
     h5py = require_backend("h5py", "keras")
 
+    sizes = [0]
+
     def look(name: bytes, info: Any) -> str | None:
-        if info.type == h5py.h5l.TYPE_EXTERNAL:
-            return name.decode(errors="replace")
-        return None
+        return name.decode(errors="replace") if info.type == h5py.h5l.TYPE_EXTERNAL else None
 
     def outside(name: str, item: Any) -> str | None:
-        elsewhere = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
-        return name if elsewhere else None
+        if isinstance(item, h5py.Dataset):
+            sizes.append(item.nbytes)
+            if item.external or item.is_virtual:
+                return name
+        return None
 
     try:
         with h5py.File(path, "r") as file:
             found = file.id.links.visit(look, info=True) or file.visititems(outside)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
+    except (*UNREADABLE, MemoryError) as error:
         raise ModelError(
-            f"{path} is not a Keras model that can be read, or was cut short (damaged HDF5); save or copy it again"
+            f"{path} is not a Keras HDF5 file that can be read, or was cut short; save or copy it again"
         ) from error
+    _check_growth(path, sum(sizes))
     if found:
         raise ModelError(f"{path} reads another file ({found}), which is not opened; save the model again, in one file")
 

@@ -76,6 +76,8 @@ def check_graph(graph_def: Any, source: Any, names: Iterable[str] | None = None,
         for given in node.input:
             if node_name(given) not in view.nodes:
                 _damaged(source, node, f"reads {node_name(given)!r}, which is not there")
+        if any(value.WhichOneof("value") == "placeholder" for value in node.attr.values()):  # of functions only
+            _damaged(source, node, "has an attribute without a value")
     library = {function.signature.name: function for function in graph_def.library.function}
     check_functions(library, source, _called(nodes), also)
     check_nodes(nodes, library, source, also)

@@ -9,6 +9,7 @@ import numpy as np
 
 from workbench.core.errors import ModelError
 from workbench.core.files import atomic_path
+from workbench.models.untrusted import check_archive
 
 
 def named_weights(model: Any) -> dict[str, Any]:
@@ -58,6 +59,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read the arrays of an `.npz` file by `layer/variable`; ModelError where it is missing or damaged."""
     if not Path(path).is_file():
         raise ModelError(f"the weights {path} do not exist; give the path of an .npz file")
+    if zipfile.is_zipfile(path):
+        check_archive(Path(path))
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
