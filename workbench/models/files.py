@@ -286,7 +286,7 @@ def _read_keras_file(path: Path) -> Any:
     _refuse_code(path, config)
     keras = load_keras()
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return _require_model(keras.saving.load_model(path, compile=False, safe_mode=True))
     except Exception as error:
         if _saved_by_tf_keras(path):
             return _open_with_tf_keras(path, config)
@@ -294,18 +294,25 @@ def _read_keras_file(path: Path) -> Any:
 
 
 def _read_tf_keras_file(path: Path) -> Any:
+    config = _read_config(path)
     if not _saved_by_tf_keras(path):
         raise ModelError(f"{path} was not saved by tf_keras, which keras2onnx needs; use exporter='tf2onnx'")
-    return _open_with_tf_keras(path, _read_config(path))
+    return _open_with_tf_keras(path, config)
 
 
 def _open_with_tf_keras(path: Path, config: Any) -> Any:
     keras = load_tf_keras()
     _refuse_code(path, config, keras)
     try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        return _require_model(keras.models.load_model(path, compile=False, safe_mode=True))
     except Exception as error:
         raise ModelError(_explain(path, error, "tf_keras.utils")) from error
+
+
+def _require_model(opened: Any) -> Any:
+    if not hasattr(opened, "layers"):
+        raise ValueError(f"it describes a {type(opened).__name__}, no model")
+    return opened
 
 
 def _read_config(path: Path) -> Any:
@@ -320,7 +327,10 @@ def _read_config(path: Path) -> Any:
     else:
         check_hdf5(path)
     try:
-        return read_json(_stored(path, "config.json", "model_config"))
+        config = read_json(_stored(path, "config.json", "model_config"))
+        if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
+            raise ValueError("it describes no model")
+        return config
     except KeyError as error:
         raise ModelError(f"{path} holds weights only, or was cut short; give the file of a whole model") from error
     except UNREADABLE as error:

@@ -157,6 +157,8 @@ def find_code(config: Any, keras: Any = None) -> tuple[str, str] | None:
         if not isinstance(part, dict) or "class_name" not in part:
             continue
         kind, inner = part["class_name"], part.get("config")
+        if not isinstance(kind, str):
+            return "unknown", str(kind)[:60]
         names = [str(name) for name in (kind, part.get("registered_name")) if name is not None]
         if _CODE & {name.rpartition(">")[2] for name in names}:
             return "code", names[0]
