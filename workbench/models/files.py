@@ -202,14 +202,15 @@ def read_frozen_graph(path: PathLike, inputs: Names = None, outputs: Names = Non
     if missing or not inputs or not outputs:
         ends = ", ".join(placeholders + unread)
         raise ModelError(f"{path} has no node {', '.join(missing) or 'to feed'}; its ends are {ends}")
-    refuse_training(graph_def, outputs, path)
     if not set(placeholders) >= set(inputs):
+        check_graph(graph_def, path, inputs, runs=False)
         graph_def = cut_at(graph_def, inputs, outputs)
     view = GraphView(graph_def)
     if len(view.upstream([*inputs, *outputs])) < len(graph_def.node):
         graph_def = view.subgraph([*inputs, *outputs])
     check_graph(graph_def, path)
     import_light(graph_def, path)
+    refuse_training(graph_def, outputs, path)
     return FrozenGraph(graph_def, inputs, outputs)
 
 

@@ -173,6 +173,7 @@ def _open_meta_graph(meta: Any, prefix: Path, source: Path, outputs: Names, inpu
             f"{source}: no placeholder leads to {', '.join(outputs)}; name the node where pictures go in, "
             "with inputs=[...] or --inputs"
         )
+    check_graph(graph_def, source, inputs, runs=False)
     graph_def = cut_at(graph_def, inputs, outputs)
     refuse_training(graph_def, outputs, source)
     return FrozenGraph(_restore_and_freeze(graph_def, meta.saver_def, outputs, prefix), inputs, outputs)
@@ -253,7 +254,7 @@ def _restore_and_freeze(graph_def: Any, saver: Any, outputs: Sequence[str], pref
 def _restore(tf: Any, session: Any, saver: Any, prefix: Path) -> None:
     try:
         session.run(node_name(saver.restore_op_name), {saver.filename_tensor_name: str(prefix)})
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, ValueError, TypeError, KeyError) as error:
         raise ModelError(
             f"the weights of {prefix} are damaged or of another graph ({first_line(error)}); copy all its files again"
         ) from error
@@ -261,16 +262,16 @@ def _restore(tf: Any, session: Any, saver: Any, prefix: Path) -> None:
 
 def _require_same_variables(tf: Any, view: GraphView, saver: Any, prefix: Path) -> None:
     """Compare the names and shapes that the graph restores with those in the weights' index."""
+    wanted: list[str] = []
     try:
         stored = tf.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
+        for name in view.upstream([saver.restore_op_name]):
+            node = view.nodes.get(name)
+            if node is not None and node.op == "RestoreV2":
+                names = view.nodes[node_name(node.input[1])].attr["value"].tensor
+                wanted += [tf.compat.as_str_any(name) for name in tf.make_ndarray(names).ravel()]
     except Exception as error:
         raise ModelError(f"the index of {prefix} is damaged ({first_line(error)}); copy it again") from error
-    wanted: list[str] = []
-    for name in view.upstream([saver.restore_op_name]):
-        node = view.nodes.get(name)
-        if node is not None and node.op == "RestoreV2":
-            names = view.nodes[node_name(node.input[1])].attr["value"].tensor
-            wanted += [name.decode() for name in tf.make_ndarray(names).ravel()]
     missing = sorted(name for name in wanted if name not in stored)
     if missing:
         raise ModelError(

@@ -37,6 +37,7 @@ _OUTSIDE = re.compile(
 _TABLE_FILES = ("InitializeTableFromTextFile", "InitializeTableFromTextFileV2")
 _KINDS = {"string": "s", "int": "i", "float": "f", "bool": "b"}
 _LARGE = 1 << 16
+_MOST = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ def _operation(name: str) -> _Operation | None:
     return _Operation(found.is_stateful, kinds, required)
 
 
-def check_graph(graph_def: Any, source: Any, names: Iterable[str] | None = None, also: Iterable[str] = ()) -> None:
+def check_graph(
+    graph_def: Any, source: Any, names: Iterable[str] | None = None, also: Iterable[str] = (), *, runs: bool = True
+) -> None:
     """Refuse a graph that does more than compute, or is damaged: ModelError, which names the operation and the node.
 
     Args:
@@ -66,6 +69,7 @@ def check_graph(graph_def: Any, source: Any, names: Iterable[str] | None = None,
         source: what the reader called it.
         names: the nodes that matter, with all that leads to them and the functions that they call; None for all.
         also: operations on files that are let through, such as `RESTORING`.
+        runs: whether it will be run; else it may act, and only what is damaged is refused.
     """
     view = GraphView(graph_def)
     needed = view.nodes.keys() if names is None else view.upstream(names)
@@ -76,9 +80,10 @@ def check_graph(graph_def: Any, source: Any, names: Iterable[str] | None = None,
         for given in node.input:
             if node_name(given) not in view.nodes:
                 _damaged(source, node, f"reads {node_name(given)!r}, which is not there")
-        if any(value.WhichOneof("value") == "placeholder" for value in node.attr.values()):  # of functions only
+        if any(value.WhichOneof("value") in (None, "placeholder") for value in node.attr.values()):  # of functions only
             _damaged(source, node, "has an attribute without a value")
     library = {function.signature.name: function for function in graph_def.library.function}
+    also = also if runs else [node.op for part in (graph_def, *library.values()) for node in _nodes(part)]
     check_functions(library, source, _called(nodes), also)
     check_nodes(nodes, library, source, also)
 
@@ -208,6 +213,8 @@ def _check_constant(node: Any, source: Any) -> None:
     sizes = [dim.size for dim in tensor.tensor_shape.dim]
     if tensor.tensor_shape.unknown_rank or any(size < 0 for size in sizes):
         _damaged(source, node, "has a value without a shape")
+    if not tensor.tensor_content and math.prod(sizes) > _MOST:  # one number may stand for all
+        _damaged(source, node, f"has a value of shape {sizes} without content")
     try:
         width = kinds.as_dtype(tensor.dtype).size if tensor.tensor_content else 0
     except TypeError:
@@ -220,6 +227,11 @@ def _damaged(source: Any, node: Any, what: str) -> None:
     raise ModelError(
         f"{source} is damaged: its node {node.name!r} ({node.op}) {what}; export or freeze the model again"
     )
+
+
+def _nodes(part: Any) -> Any:
+    """The nodes of a graph or of a function."""
+    return part.node if hasattr(part, "node") else part.node_def
 
 
 def _called(nodes: Iterable[Any]) -> list[str]:
