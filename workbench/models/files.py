@@ -192,7 +192,7 @@ def read_frozen_graph(path: PathLike, inputs: Names = None, outputs: Names = Non
         raise ModelError(f"{path} is missing, a directory or empty; give a frozen .pb graph")
     graph_def = _parse(path)
     _check_graph(path, graph_def)
-    nodes = {node.name: node for node in graph_def.node}
+    nodes, named = {node.name: node for node in graph_def.node}, bool(inputs or outputs)
     read = {node_name(name) for node in graph_def.node for name in node.input}
     placeholders = [name for name, node in nodes.items() if node.op == "Placeholder"]
     unread = [name for name in nodes if name not in read and nodes[name].op not in ("NoOp", "Const", "Placeholder")]
@@ -205,9 +205,8 @@ def read_frozen_graph(path: PathLike, inputs: Names = None, outputs: Names = Non
     if not set(placeholders) >= set(inputs):
         check_graph(graph_def, path, inputs, runs=False)
         graph_def = cut_at(graph_def, inputs, outputs)
-    view = GraphView(graph_def)
-    if len(view.upstream([*inputs, *outputs])) < len(graph_def.node):
-        graph_def = view.subgraph([*inputs, *outputs])
+    if named:  # what is not asked for is not run
+        graph_def = GraphView(graph_def).subgraph([*inputs, *outputs])
     check_graph(graph_def, path)
     import_light(graph_def, path)
     refuse_training(graph_def, outputs, path)
@@ -259,8 +258,7 @@ def _read_saved_model(path: Path, inputs: Names, outputs: Names) -> FrozenGraph:
     if inputs or outputs:
         return open_saved_graph(path, outputs, inputs)
     tf = load_tensorflow()
-    meta = read_saved_graph(path)
-    check_saved_model(meta, meta.object_graph_def, path)
+    check_saved_model(read_saved_graph(path), path)
     try:
         with without_deprecations():
             module = tf.saved_model.load(str(path))

@@ -128,12 +128,12 @@ def check_nodes(nodes: Sequence[Any], library: Mapping[str, Any], source: Any, a
         _check_form(node, operation, source)
 
 
-def check_saved_model(meta: Any, object_graph: Any, source: Any) -> None:
-    """Refuse a SavedModel, a MetaGraphDef and its SavedObjectGraph, that does more than compute, as `check_graph` does.
+def check_saved_model(meta: Any, source: Any) -> None:
+    """Refuse a SavedModel, read as a MetaGraphDef, that does more than compute, as `check_graph` does.
 
     What only its saver reaches is neither run by loading nor by an answer, and may write.
     """
-    graph, saver = meta.graph_def, meta.saver_def
+    graph, saver, object_graph = meta.graph_def, meta.saver_def, meta.object_graph_def
     view = GraphView(graph)
     every, saving = set(view.nodes), view.upstream([saver.save_tensor_name]) if saver.save_tensor_name else set()
     run = view.upstream([*(every - saving), *_started(meta)]) & every
@@ -148,10 +148,11 @@ def check_saved_model(meta: Any, object_graph: Any, source: Any) -> None:
     check_nodes([node for node in main if not _fills_from(node, own)], library, source)
     check_nodes([view.nodes[name] for name in weights | every - run], library, source, RESTORING | _SAVING)
     started = _called(node for node in main if node.name not in restoring)
+    for node in object_graph.nodes:
+        started += [*node.function.concrete_functions, node.bare_concrete_function.concrete_function_name]
     checked = check_functions(library, source, [*object_graph.concrete_functions, *started])
-    checked |= check_functions(
-        library, source, _called(view.nodes[name] for name in restoring & every), RESTORING, checked
-    )
+    restored = _called(view.nodes[name] for name in restoring & every)
+    checked = check_functions(library, source, restored, RESTORING, checked)
     check_functions(library, source, library, RESTORING | _SAVING, checked)
 
 
