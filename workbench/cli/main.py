@@ -1,7 +1,9 @@
 """The command line: one module for each command, of which only the one that is asked for is imported."""
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
 import traceback
 import warnings
@@ -9,8 +11,9 @@ from collections.abc import Sequence
 
 from workbench import __version__
 from workbench.core.errors import AnswersDifferError, WorkbenchError
+from workbench.core.files import overwriting
 
-EXIT_DIFFERENT, EXIT_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_DIFFERENT, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_CLOSED = 1, 2, 130, 141
 
 COMMANDS = {
     "demo": "the main job on built-in or own pictures",
@@ -36,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `workbench`; those of the process when None.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     options = _parser(words).parse_args(words)
     try:
         with warnings.catch_warnings():
@@ -44,18 +49,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from workbench.models.unet import set_variables
 
                 set_variables()
-            return int(options.run(options))
+            with overwriting(getattr(options, "overwrite", False)):
+                status = int(options.run(options))
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:  # whoever read the answer has read enough
+        _drop_output()
+        return EXIT_CLOSED
     except KeyboardInterrupt:
         print("interrupted; nothing half-written was left behind", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        elif isinstance(error, WorkbenchError):
-            print(f"error: {error}", file=sys.stderr)
         else:
-            print(f"error: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
+            print(f"error: {_sentence(error)}", file=sys.stderr)
         return EXIT_DIFFERENT if isinstance(error, AnswersDifferError) else EXIT_ERROR
+
+
+def _sentence(error: Exception) -> str:
+    """What a reader is told, in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, WorkbenchError):
+        return text
+    if isinstance(error, MemoryError):
+        return (
+            f"out of memory ({text or 'this process may have no more'}); close other programs, or give smaller inputs"
+        )
+    if isinstance(error, RecursionError):
+        return "something that was given is nested too deeply to be read; give another file"
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
+        return f"{error.strerror}{where}; check the place, its permissions and the space on the disk"
+    return f"unexpected {type(error).__name__}: {text}; --debug shows where"
+
+
+def _drop_output() -> None:
+    """Let Python's own last flush go nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

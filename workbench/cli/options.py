@@ -1,8 +1,11 @@
 """Options that several commands share, so that they are spelt alike."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from workbench.core.files import check_outputs
 
 if TYPE_CHECKING:
     from workbench.pictures.feeds import Feed
@@ -13,6 +16,11 @@ SOURCES = (
     ".keras, .h5, SavedModel folder, .pb, TensorFlow 1 checkpoint, PyTorch .pt2, .onnx, or: resnet50, fcn_vgg16, unet"
 )
 """What every command takes as a network."""
+
+LONGEST_S = 1e7
+"""Seconds of the longest time limit, 115 days; some systems wait no longer."""
+
+_READ = ("model", "images", "feeds", "labels", "calibration")  # the options that name what a command reads
 
 
 def exit_status(*verdicts: str) -> int:
@@ -49,6 +57,31 @@ def feeds_of(options: argparse.Namespace) -> "list[tuple[str, Feed]] | None":
     from workbench.pictures.feeds import read_feeds
 
     return read_feeds(options.feeds) if options.feeds else None
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """`--overwrite`."""
+    parser.add_argument("--overwrite", action="store_true", help="also replace files that workbench did not write")
+
+
+def check_files(
+    options: argparse.Namespace, *written: str, also: Iterable[Path] = (), folders: Iterable[Path | None] = ()
+) -> None:
+    """Refuse, before the work, what the options of these names must not write; OutputError as `check_outputs`."""
+    read = [getattr(options, name, None) for name in _READ if name not in written]
+    outputs = [*(getattr(options, name) for name in written), *also]
+    check_outputs(outputs, [*read, *getattr(options, "others", ())], folders)
+
+
+def seconds(text: str) -> float:
+    """A time limit as a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= LONGEST_S:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected seconds above 0, at most {LONGEST_S:.0f}")
+    return number
 
 
 def add_spatial(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from workbench.core.driver import probe_driver
 from workbench.core.errors import InputError, ModelError, WorkbenchError
-from workbench.core.files import make_folder
+from workbench.core.files import check_outputs, make_folder, overwriting
 from workbench.core.process import temporary_folder
 from workbench.measure.accuracy import Pictures, Truth, gather
 from workbench.measure.backends import DEVICES, backend_versions, best_backend, find_builder
@@ -119,7 +119,10 @@ def sweep(
     points = grid(networks, precision, batch, size, backend)
     timing = {"runs": runs, "seconds": seconds}
     _check(points, limit, pictures, {**timing, "timeout_s": timeout_s})
-    known = {row.key: row for row in load_rows(out)} if out and resume and Path(out).exists() else {}
+    with overwriting():  # rows are added to the file, if it is one of rows
+        check_outputs([out], [*networks.values(), images, labels, calibration])
+    there = load_rows(out) if out and Path(out).exists() else ()
+    known = {row.key: row for row in there} if resume else {}
     rows = []
     with temporary_folder() as folder:
         judged = gather(folder, feeds, images, preprocess, labels, pictures)
