@@ -152,11 +152,10 @@ def _convert(model: Any, path: Path, bar: Any) -> Path:
 def _write_reports(reports: dict[str, ParityReport], folder: Path) -> list[Path]:
     whole: dict[str, Any] = {"format": "workbench demonstration 1"}
     whole |= {name: json.loads(report.to_json()) for name, report in reports.items()}
+    told = "\n\n".join(f"{name}\n{report.to_text()}" for name, report in reports.items())
     texts = {
         "parity.json": json.dumps(whole, indent=2) + "\n",
-        "parity.txt": "workbench demonstration\n\n"
-        + "\n\n".join(f"{name}\n{report.to_text()}" for name, report in reports.items())
-        + "\n",
+        "parity.txt": f"workbench demonstration\n\n{told}\n",
     }
     for name, text in texts.items():
         with atomic_path(folder / name) as temporary:

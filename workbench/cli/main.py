@@ -73,9 +73,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, WorkbenchError):
         return text
     if isinstance(error, MemoryError):
-        return (
-            f"out of memory ({text or 'this process may have no more'}); close other programs, or give smaller inputs"
-        )
+        return f"out of memory ({text or 'this process gets no more'}); close other programs, or give smaller inputs"
     if isinstance(error, RecursionError):
         return "something that was given is nested too deeply to be read; give another file"
     if isinstance(error, OSError) and error.strerror:

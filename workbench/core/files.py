@@ -132,6 +132,8 @@ def kind_of(path: PathLike) -> bytes:
             return found[found.lastindex or 0]
         if path.suffix.lower() in _MARKS:
             return _find_mark(file, path.suffix.lower())
+        if path.suffix == ".data" and path.with_suffix("").is_file():  # weights of the ONNX file of that name
+            return kind_of(path.with_suffix(""))
         beside = Path(f"{path}.json")
         if path.suffix.lower() in (".plan", ".engine") and beside.is_file() and kind_of(beside):
             file.seek(0)

@@ -126,8 +126,6 @@ def sweep(
     rows = []
     with temporary_folder() as folder:
         judged = gather(folder, feeds, images, preprocess, labels, pictures)
-        if out is not None:
-            make_folder(Path(out).parent)
         work = make_folder(work_folder) if work_folder is not None else folder
         single = len(networks) == 1
         running = _Sweep(folder, work, judged, _load(calibration), plans, single, timing, timeout_s)
