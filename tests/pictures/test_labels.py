@@ -200,8 +200,14 @@ def test_unknown_ids_in_a_label_picture_are_named_with_the_file(root):
         (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.write_bytes(path.read_bytes()[:-200]), "cannot be decoded"),
         (lambda path: path.unlink(), "does not exist"),
-        (lambda path: save(np.zeros((*SIZE, 3), np.uint8), path), "is a picture of mode RGB, expected one channel of 8 bits"),
-        (lambda path: save(np.zeros(SIZE, np.uint16), path), "is a picture of mode I;16, expected one channel of 8 bits"),
+        (
+            lambda path: save(np.zeros((*SIZE, 3), np.uint8), path),
+            "is a picture of mode RGB, expected one channel",
+        ),
+        (
+            lambda path: save(np.zeros(SIZE, np.uint16), path),
+            "is a picture of mode I;16, expected one channel",
+        ),
     ],
 )
 def test_a_damaged_label_picture_is_refused_by_name(root, damage, message):

@@ -10,7 +10,6 @@ from workbench.cli.options import (
     add_spatial,
     check_files,
     feeds_of,
-    seconds,
     spatial_of,
 )
 
@@ -47,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a plan that newer versions and the lean runtime load; it carries host code (full TensorRT only)",
     )
     parser.add_argument("--workspace-mib", type=int, default=1024, metavar="N", help="scratch memory (default: 1024)")
-    parser.add_argument("--timeout", type=seconds, metavar="S", help="end the build after this many seconds")
+    parser.add_argument("--timeout", type=float, metavar="S", help="end the build after this many seconds")
     parser.add_argument("--no-cache", action="store_true", help="build even if the same engine was built before")
     parser.add_argument("--show-commands", action="store_true", help="also print the trtexec and polygraphy lines")
     add_overwrite(parser)
@@ -72,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     check_files(options, *written, also=[manifest_path(options.output)])
     check_arguments(
         options.precision, options.keep_nodes, options.calibration, pictures, options.workspace_mib << 20,
-        options.timeout, options.flavour, options.targets,
+        options.timeout,
     )  # fmt: skip
     profile = parse_profile(options.profile) if options.profile else None
     with as_onnx(options.model, spatial=spatial_of(options)) as onnx_path:

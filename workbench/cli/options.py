@@ -17,9 +17,6 @@ SOURCES = (
 )
 """What every command takes as a network."""
 
-LONGEST_S = 1e7
-"""Seconds of the longest time limit, 115 days; some systems wait no longer."""
-
 _READ = ("model", "images", "feeds", "labels", "calibration")  # the options that name what a command reads
 
 
@@ -71,17 +68,6 @@ def check_files(
     read = [getattr(options, name, None) for name in _READ if name not in written]
     outputs = [*(getattr(options, name) for name in written), *also]
     check_outputs(outputs, [*read, *getattr(options, "others", ())], folders)
-
-
-def seconds(text: str) -> float:
-    """A time limit as a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number <= LONGEST_S:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected seconds above 0, at most {LONGEST_S:.0f}")
-    return number
 
 
 def add_spatial(parser: argparse.ArgumentParser) -> None:

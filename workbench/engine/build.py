@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,9 +136,9 @@ def build_engine(
             `log` has TensorRT's own lines.
     """
     pictures = images if feeds is None else feeds
-    chosen, checked = check_arguments(
-        precision, keep, calibration, pictures, workspace_bytes, timeout_s, flavour, targets
-    )
+    check_arguments(precision, keep, calibration, pictures, workspace_bytes, timeout_s)
+    chosen = _choose_flavour(flavour, targets)
+    checked = _check_targets(chosen, targets)
     if pictures is not None:
         check_outputs([calibration], [onnx_path, images])
     options: dict[str, Any] = {"workspace_bytes": int(workspace_bytes), "tf32": precision == "tf32"}
@@ -153,14 +153,11 @@ def build_engine(
 
 
 def check_arguments(
-    precision: str, keep: Sequence[str], calibration: Any, pictures: Any, workspace_bytes: int,
-    timeout_s: float | None, flavour: str | None, targets: Sequence[str] | None,
-) -> tuple[Flavour, tuple[str, ...]]:  # fmt: skip
-    """Refuse what `build_engine` cannot be asked for, before a network is converted for it; the flavour and targets."""
+    precision: str, keep: Sequence[str], calibration: Any, pictures: Any, workspace_bytes: int, timeout_s: float | None
+) -> None:
+    """Refuse what `build_engine` cannot be asked for on any machine, before a network is converted for it."""
     check_spec(precision, keep, calibration, pictures)
     _check_numbers(workspace_bytes, timeout_s)
-    chosen = _choose_flavour(flavour, targets)
-    return chosen, _check_targets(chosen, targets)
 
 
 def _take_or_build(job: _Job) -> Plan:
@@ -186,7 +183,7 @@ def _check_numbers(workspace_bytes: int, timeout_s: float | None) -> None:
         raise InputError(f"got workspace_bytes={workspace_bytes!r}, expected a whole number of bytes")
     if workspace_bytes < _MINIMUM_WORKSPACE:
         raise InputError(f"got workspace_bytes={workspace_bytes}, expected at least {_MINIMUM_WORKSPACE} (1 MiB)")
-    if timeout_s is not None and not 0 < timeout_s < math.inf:
+    if timeout_s is not None and not 0 < timeout_s <= TIMEOUT_MAX:
         raise InputError(f"got timeout_s={timeout_s}, expected seconds above 0, or None for no limit")
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm.auto import tqdm
@@ -188,9 +189,11 @@ def _check(points: Sequence[Point], limit: float, pictures: int | None, numbers:
     """Refuse wrong numbers, and a mistyped path before hours of rows that all say so."""
     if not 0 <= limit <= 1:
         raise InputError(f"got limit={limit}, expected a share of 0 to 1, such as 0.01 for one point")
-    if min(1 if pictures is None else pictures, numbers["runs"]) < 1 or min(numbers.values()) <= 0:
+    if min(1 if pictures is None else pictures, numbers["runs"]) < 1 or not all(
+        0 < number <= TIMEOUT_MAX for number in numbers.values()
+    ):
         got = ", ".join(f"{name}={number}" for name, number in numbers.items())
-        raise InputError(f"got {got} and pictures={pictures}, expected at least 1 of each, and times above 0")
+        raise InputError(f"got {got} and pictures={pictures}, expected at least 1 of each, and finite times above 0")
     for point in points:
         named = isinstance(point.source, str | os.PathLike) and Path(point.source).suffix
         if named and not Path(point.source).exists():

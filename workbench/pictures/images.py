@@ -45,8 +45,8 @@ def load_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 @contextlib.contextmanager
 def open_picture(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Open an image file for a block that decodes it; every fault there, of the file or of Pillow, is an ImageError."""
-    _check_is_file(Path(path))
     try:
+        _check_is_file(Path(path))
         with open_regular(path, LARGEST_FILE, ImageError) as file, Image.open(file) as picture:
             _check_pixel_count(picture, path)
             yield picture
@@ -57,7 +57,8 @@ def open_picture(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise ImageError(_too_large(path)) from error
     except Exception as error:  # Pillow's decoders raise many kinds of error on broken files
-        raise ImageError(f"{path} cannot be decoded ({first_line(error)}); is it complete? Copy it again") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ImageError(f"{path} cannot be decoded ({reason}); is it complete? Copy it again") from error
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
