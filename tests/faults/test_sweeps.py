@@ -138,7 +138,7 @@ def test_a_number_that_cannot_be_is_told_before_the_work(options, tmp_path):
         refusal(sweep, network, out=tmp_path / "r.jsonl", progress=False, **options)
 
 
-@pytest.mark.parametrize("name", ["nope", "nope.onnx", "nope/", "", ".", "resnet", "/dev/null", "x" * 300])
+@pytest.mark.parametrize("name", ["nope", "nope.onnx", "nope/", "", ".", "resnet", "/dev/null"])
 def test_a_network_that_is_none_is_told_before_the_work(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with untouched(tmp_path):
