@@ -4,16 +4,19 @@ import argparse
 import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from workbench import __version__
 from workbench.core.errors import AnswersDifferError, WorkbenchError
 from workbench.core.files import overwriting
 
-EXIT_DIFFERENT, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_CLOSED = 1, 2, 130, 141
+EXIT_DIFFERENT, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_CLOSED = 1, 2, 128, 141  # 128 and the number of the signal
 
 COMMANDS = {
     "demo": "the main job on built-in or own pictures",
@@ -28,8 +31,8 @@ COMMANDS = {
 
 _EPILOG = """exit status: 0 all is well; 1 the answers differ, an image was skipped (segment), no point was measured
 (sweep), or something needed is missing (doctor); 2 bad input or a missing package; 3 the answers agree, but these
-inputs could not have shown a fault (INCONCLUSIVE); 130 interrupted. Errors are one sentence; --debug adds the
-traceback."""
+inputs could not have shown a fault (INCONCLUSIVE); 130 interrupted (143 by SIGTERM). Errors are one sentence; --debug
+adds the traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     options = _parser(words).parse_args(words)
     try:
-        with warnings.catch_warnings():
+        with _ended_in_order(), warnings.catch_warnings():
             warnings.showwarning = lambda message, *details: print(f"warning: {message}", file=sys.stderr)
             if getattr(options, "model", None) == "unet":  # before anything imports TensorFlow
                 from workbench.models.unet import set_variables
@@ -56,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the answer has read enough
         _drop_output()
         return EXIT_CLOSED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         print("interrupted; nothing half-written was left behind", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED + (end.args[0] if end.args else signal.SIGINT)
     except Exception as error:
         if options.debug:
             traceback.print_exc()
@@ -86,6 +89,25 @@ def _drop_output() -> None:
     """Let Python's own last flush go nowhere."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM, and a terminal that is closed, end a command as Ctrl-C does: what is half-written is removed."""
+
+    def end(number: int, frame: Any) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    main_thread = threading.current_thread() is threading.main_thread()
+    taken = [number for number in numbers if main_thread and signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -16,7 +16,6 @@ from workbench.core.errors import BackendUnavailableError
 
 def require_backend(name: str, extra: str) -> ModuleType:
     """Import an optional package, or say in a BackendUnavailableError which extra of this project installs it."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime leaves a file `.ses` in $TMPDIR
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
