@@ -44,7 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
-    options = _parser(words).parse_args(words)
+    try:
+        return _run(_parser(words).parse_args(words))
+    finally:
+        _flush()
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Carry out a command; an error becomes a sentence and an exit status."""
     try:
         with _ended_in_order(), warnings.catch_warnings():
             warnings.showwarning = lambda message, *details: print(f"warning: {message}", file=sys.stderr)
@@ -57,7 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except BrokenPipeError:  # whoever read the answer has read enough
-        _drop_output()
         return EXIT_CLOSED
     except KeyboardInterrupt as end:
         print("interrupted; nothing half-written was left behind", file=sys.stderr)
@@ -85,10 +91,13 @@ def _sentence(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {text}; --debug shows where"
 
 
-def _drop_output() -> None:
-    """Let Python's own last flush go nowhere."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _flush() -> None:
+    """Write what was printed; where nobody takes it, let Python's own last attempt go nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
