@@ -70,10 +70,17 @@ def check_files(
     check_outputs(outputs, [*read, *getattr(options, "others", ())], folders)
 
 
+def pixels(text: str) -> int:
+    """A height or a width: 1 or more, and no more than an axis of a tensor can have."""
+    if not (text.isascii() and text.isdecimal() and 0 < int(text[:12]) < 1 << 31):
+        raise argparse.ArgumentTypeError(f"got {text[:40]!r}, expected pixels, 1 or more")
+    return int(text)
+
+
 def add_spatial(parser: argparse.ArgumentParser) -> None:
     """`--spatial H W`."""
     parser.add_argument(
-        "--spatial", nargs=2, type=int, metavar=("H", "W"), help="pixels, for a model that leaves them open"
+        "--spatial", nargs=2, type=pixels, metavar=("H", "W"), help="pixels, for a model that leaves them open"
     )
 
 

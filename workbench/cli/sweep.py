@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.options import SOURCES, add_images, add_overwrite, check_files, feeds_of
+from workbench.cli.options import SOURCES, add_images, add_overwrite, check_files, feeds_of, pixels
 from workbench.core.files import atomic_path, check_suffix, overwriting
 
 if TYPE_CHECKING:
@@ -68,9 +68,12 @@ def check_reports(options: argparse.Namespace, folders: Iterable[Path | None] = 
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected height and width in pixels, such as 256x512")
-    return int(height), int(width)
+    try:
+        return pixels(height), pixels(width)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"got {text[:40]!r}, expected height and width in pixels, such as 256x512"
+        ) from error
 
 
 def run(options: argparse.Namespace) -> int:
