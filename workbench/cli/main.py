@@ -31,8 +31,8 @@ COMMANDS = {
 
 _EPILOG = """exit status: 0 all is well; 1 the answers differ, an image was skipped (segment), no point was measured
 (sweep), or something needed is missing (doctor); 2 bad input or a missing package; 3 the answers agree, but these
-inputs could not have shown a fault (INCONCLUSIVE); 130 interrupted (143 by SIGTERM). Errors are one sentence; --debug
-adds the traceback."""
+inputs could not have shown a fault (INCONCLUSIVE); 130 interrupted (143 by SIGTERM); 141 nobody read the answer. Errors
+are one sentence; --debug adds the traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

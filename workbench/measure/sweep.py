@@ -121,7 +121,7 @@ def sweep(
     timing = {"runs": runs, "seconds": seconds}
     _check(points, limit, pictures, {**timing, "timeout_s": timeout_s})
     with overwriting():  # rows are added to the file, if it is one of rows
-        check_outputs([out], [*networks.values(), images, labels, calibration])
+        check_outputs([out], [*networks.values(), images, labels, calibration], [work_folder])
     there = load_rows(out) if out and Path(out).exists() else ()
     known = {row.key: row for row in there} if resume else {}
     rows = []
