@@ -26,9 +26,11 @@ from workbench.core.report import Report
 from workbench.engine.build import build_engine, save_engine
 from workbench.engine.plan import Plan, PlanManifest
 from workbench.export.conversion import convert
+from workbench.export.keras_model import pb_to_onnx
 from workbench.measure.row import Row, append_row
 from workbench.measure.rows import load_rows
 from workbench.measure.sweep import sweep
+from workbench.onnx_graph.fuse import fuse_argmax, fuse_preprocessing
 from workbench.onnx_graph.mend import fix
 from workbench.precision.calibration import Calibration
 from workbench.precision.half import to_bf16, to_fp16
@@ -179,6 +181,9 @@ FUNCTIONS = {
     "to_bf16": lambda path: to_bf16(path, path),
     "quantize_int8": lambda path: quantize_int8(path, path, CALIBRATION),
     "rounded_copy": lambda path: rounded_copy(path, path),
+    "pb_to_onnx": lambda path: pb_to_onnx(path, path, progress=False),
+    "fuse_argmax": lambda path: fuse_argmax(path, path),
+    "fuse_preprocessing": lambda path: fuse_preprocessing(path, path),
     "sweep": lambda path: sweep(path, out=path, progress=False),
 }
 
@@ -360,6 +365,14 @@ def test_the_mark_leaves_a_network_valid_however_often_it_is_written(tmp_path):
     onnx.checker.check_model(model)
     assert [entry.key for entry in model.metadata_props] == ["workbench"]
     assert [bool(kind_of(tmp_path / f"{index}.onnx")) for index in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["x.pb", "x.onnx", "x.ONNX", "x.plan"])
+@pytest.mark.parametrize("content", [b"text", b"", b"\n", b"{}", bytes(10), b"\x89PNG"])
+def test_only_a_file_of_the_format_gets_its_mark(name, content, tmp_path):
+    with atomic_path(tmp_path / name) as temporary:
+        temporary.write_bytes(content)
+    assert (tmp_path / name).read_bytes() == content or (name, content) == ("x.pb", b"\n")
 
 
 def test_the_mark_leaves_a_graph_as_it_was(tmp_path):

@@ -37,7 +37,8 @@ _STARTS = re.compile(
 # metadata_props, and a consumer that may not read the graph, of a number that TensorFlow never reaches.
 _ENTRY = b"\x0a\x09workbench\x12\x07written"
 _CONSUMER = b"\x1a\x05\x83\xee\xc9\xb9\x07"
-_MARKS = {".onnx": (b"\x72\x14", _ENTRY), ".pb": (b"\x22\x07", _CONSUMER)}
+# By suffix: the first byte of the format, what precedes the mark, and the mark.
+_MARKS = {".onnx": (b"\x08", b"\x72\x14", _ENTRY), ".pb": (b"\x0a", b"\x22\x07", _CONSUMER)}
 
 
 @contextlib.contextmanager
@@ -146,15 +147,18 @@ def _find_mark(file: IO[bytes], suffix: str) -> bytes:
     if not os.fstat(file.fileno()).st_size:
         return b""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        mark = _MARKS[suffix][1]
-        return mark if content.rfind(mark) >= 0 else b""
+        first, _, mark = _MARKS[suffix]
+        return mark if content[:1] == first and content.rfind(mark) >= 0 else b""
 
 
 def _mark(path: Path) -> None:
     """Say in a file that this package wrote it, where that is said in addition."""
-    start, mark = _MARKS.get(path.suffix.lower(), (b"", b""))
-    if mark and path.stat().st_size and not kind_of(path):
-        with path.open("ab") as file:
+    first, start, mark = _MARKS.get(path.suffix.lower(), (b"", b"", b""))
+    if not mark or kind_of(path):
+        return
+    with path.open("r+b") as file:
+        if file.read(1) == first:
+            file.seek(0, os.SEEK_END)
             file.write(start + mark)
 
 
