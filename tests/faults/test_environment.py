@@ -4,14 +4,21 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from fault_cases import command, is_sentence, untouched
+from fault_cases import command, is_sentence, refusal, untouched
 from onnx_networks import save_picture_network
+from PIL import Image
 
 from workbench.cli import main as cli
 from workbench.core import files, process
 from workbench.core.errors import OutputError, WorkbenchError
+from workbench.engine.load import load_engine
+from workbench.measure.rows import load_rows
+from workbench.pictures.images import list_images, load_image
+from workbench.pictures.labels import load_labels
+from workbench.precision.calibration import Calibration
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -124,10 +131,6 @@ SEALED = {
 @pytest.mark.parametrize("case", SEALED)
 def test_a_folder_that_may_not_be_read_is_one_sentence(case, tmp_path, capsys, monkeypatch):
     """Root may read everything, so the system's refusal is made here."""
-    from pathlib import Path
-
-    from PIL import Image
-
     monkeypatch.chdir(tmp_path)
     save_picture_network(tmp_path / "net.onnx")
     for name in ("sealed", "pictures"):
@@ -169,6 +172,20 @@ def test_json_nested_deeply_is_a_value_that_is_none():
 def test_json_has_no_numbers_that_are_not_finite(text):
     with pytest.raises(ValueError, match="holds"):
         files.parse_json(text)
+
+
+@pytest.mark.parametrize("name", ["x\0y", "x" * 300, "x/" * 100 + "x"])
+@pytest.mark.parametrize("call", [load_image, load_labels, load_rows, load_engine, Calibration.load])
+def test_a_name_that_no_file_has_is_one_sentence(call, name):
+    refusal(call, name)
+
+
+def test_a_folder_that_may_not_be_listed_is_one_sentence(tmp_path, monkeypatch):
+    def refused(folder):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert "Permission denied" in refusal(list_images, tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 10])

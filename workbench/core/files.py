@@ -232,7 +232,10 @@ def open_regular(path: PathLike, largest: int, error: type[WorkbenchError] = Inp
 
     `error` where it is a folder, a pipe or a device, or has more than `largest` bytes; OSError where it does not open.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as broken:  # a zero byte, or letters that no name of this system can have
+        raise error(f"got {os.fspath(path)!r}, which no file can be called ({broken}); check the path") from broken
     with open(handle, "rb") as file:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):

@@ -313,8 +313,9 @@ def load_rows(path: str | os.PathLike[str]) -> Rows:
         text = read_regular(path, LARGEST_FILE).decode()
         check_end(path, text[text.rfind("\n") + 1 :].encode())
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"got {path}, expected a file of rows that can be read ({error}); run a sweep first"
+            f"got {path}, expected a file of rows that can be read ({reason}); run a sweep first"
         ) from error
     rows: dict[tuple[Any, ...], Row] = {}
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):

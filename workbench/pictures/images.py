@@ -70,7 +70,10 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     path = Path(folder)
     if not path.is_dir():
         raise InputError(f"got {path}, expected a folder of images that exists; check the path")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and _is_visible_file(p))
+    try:
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and _is_visible_file(p))
+    except OSError as error:
+        raise InputError(f"the folder {path} cannot be read ({error.strerror}); check its permissions") from error
     if not found:
         raise InputError(f"no image in {path}; put files there that end in {_suffixes()}")
     return found
