@@ -200,6 +200,29 @@ def test_calibrating_does_not_write_into_the_pictures(here):
         refusal(build_engine, here / "net.onnx", calibration=here / "pictures" / "p0.png", **asked)
 
 
+@pytest.mark.parametrize(
+    ("source", "beside", "of_it"),
+    [
+        ("net.onnx", "net.onnx.data", True),
+        ("net.onnx", "net.onnx_data", True),
+        ("model.ckpt", "model.ckpt.index", True),
+        ("model.ckpt", "model.ckpt.meta", True),
+        ("saved", "saved/variables/variables.index", True),
+        ("resnet50", "resnet50.json", False),
+        ("pictures", "pictures.json", False),
+        ("net.onnx", "other.onnx.data", False),
+        ("net.onnx", "pictures/net.onnx.data", False),
+    ],
+)
+def test_the_data_of_an_input_is_part_of_it(source, beside, of_it, here, monkeypatch):
+    monkeypatch.chdir(here)
+    (here / "saved" / "variables").mkdir(parents=True)
+    (here / "model.ckpt.index").write_bytes(b"index")
+    (here / beside).write_bytes(b"data")
+    with overwriting():
+        assert bool(fault_cases.answer(check_outputs, [beside], [source])) == of_it
+
+
 # What somebody else wrote stays.
 
 

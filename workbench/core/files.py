@@ -215,7 +215,8 @@ def _holds(read: Path, target: Path) -> bool:
     """Whether a file belongs to what is read: lies in its folder, or is its data (`m.onnx.data`, `m.ckpt.index`)."""
     with contextlib.suppress(OSError, ValueError):
         inside = read.is_dir() and target.resolve().is_relative_to(read.resolve())
-        beside = target.name.startswith(read.name) and _same(target.parent, read.parent)
+        named = read.is_file() or Path(f"{read}.index").is_file()
+        beside = named and target.name.startswith(read.name) and _same(target.parent, read.parent)
         return (inside or beside) and _is_foreign(target)
     return False
 
