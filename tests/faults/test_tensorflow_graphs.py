@@ -81,7 +81,7 @@ def operations():
     return [one for one in found.op if re.search(words, one.name) and not re.search(harmless, one.name)]
 
 
-OPERATIONS = {one.name: one for one in operations()}
+OPERATIONS = {one.name: one for one in sorted(operations(), key=lambda one: one.name)}
 
 
 def add_node(nodes, operation, given, name="odd"):
