@@ -173,10 +173,12 @@ def save_and_report(model, out: Path, report: Path | None, unseen, seconds: floa
     """Fold, save, evaluate on the unseen pictures, and print (and write) the figures."""
     from fold import fold_batch_norm
 
+    from workbench.core.files import overwriting
     from workbench.models.weights import save_weights
     from workbench.pictures.cityscapes import CITYSCAPES, class_iou, mean_iou
 
-    save_weights(fold_batch_norm(model, INPUT_SCALE), out)
+    with overwriting():
+        save_weights(fold_batch_norm(model, INPUT_SCALE), out)
     confusion = evaluate(out, *unseen)
     iou = class_iou(confusion)
     present = confusion.sum(axis=1) > 0

@@ -117,9 +117,11 @@ def main() -> None:
     options = {"steps": arguments.steps, "batch": arguments.batch, "seed": arguments.seed, "peak": arguments.peak}
     model = train(images, roads, **options)
     seconds = time.time() - start
+    from workbench.core.files import overwriting
     from workbench.models.weights import named_weights, save_weights
 
-    save_weights({name: variable.numpy() for name, variable in named_weights(model).items()}, arguments.out)
+    with overwriting():
+        save_weights({name: variable.numpy() for name, variable in named_weights(model).items()}, arguments.out)
     saved = unet.demonstration_model(arguments.out)
     figures: dict = {"parameters": saved.count_params(), "training_seconds": seconds}
     for size, (pictures, truth) in zip(sizes, unseen, strict=True):

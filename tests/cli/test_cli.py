@@ -330,6 +330,7 @@ def test_the_demo_writes_figures_reports_and_networks_and_names_them(quick_demo,
     kinds = {path.suffix for path in (tmp_path / "out").iterdir()}
     assert kinds == {".onnx", ".png", ".json", ".txt"}
     reports = json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert reports.pop("format").startswith("workbench")
     assert {name: report["status"] for name, report in reports.items()} == {"resnet50": "pass", "fcn_vgg16": "pass"}
     assert "asked for imagenet" in reports["resnet50"]["notes"]  # where the weights came from
     for path in (tmp_path / "out").glob("*.png"):

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from workbench.core.errors import OutputError
-from workbench.core.files import atomic_path, make_folder
+from workbench.core.files import atomic_path, make_folder, overwriting
 
 
 def test_the_file_appears_whole_and_readable_by_others(tmp_path):
@@ -24,7 +24,7 @@ def test_the_file_appears_whole_and_readable_by_others(tmp_path):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_in_the_middle_keeps_the_old_file_and_nothing_else(tmp_path, error):
     (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(error), atomic_path(tmp_path / "a.txt") as temporary:
+    with pytest.raises(error), overwriting(), atomic_path(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
         raise error
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]

@@ -51,4 +51,4 @@ def test_json_has_null_for_what_is_not_finite():
         "b": [None, None, 2],
     }
     content = json.loads(Told("v", "pass").to_json())
-    assert content == {"passed": True, "verdict": "v", "status": "pass", "value": None}
+    assert content == {"format": "workbench report 1", "passed": True, "verdict": "v", "status": "pass", "value": None}

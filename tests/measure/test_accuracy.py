@@ -137,7 +137,7 @@ def test_a_label_that_is_a_coloured_picture_is_refused(tmp_path):
     with pytest.raises(ImageError, match="mode RGB, expected one channel"):
         load_labels(tmp_path / "x.png")
     (tmp_path / "y.png").write_bytes(b"no picture")
-    with pytest.raises(ImageError, match="not a label map that can be read"):
+    with pytest.raises(ImageError, match="is not an image that"):
         load_labels(tmp_path / "y.png")
 
 

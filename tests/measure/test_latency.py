@@ -207,7 +207,7 @@ def test_text_shows_each_figure_with_its_unit(clock):
 def test_json_names_machine_versions_and_date_and_keeps_the_samples(clock):
     table = time_runners(two_runners(clock, []), FEED, runs=3, clock=clock)
     whole = json.loads(table.to_json())
-    assert set(whole) == {"date", "machine", "versions", "rows"}
+    assert set(whole) == {"format", "date", "machine", "versions", "rows"}
     assert set(whole["machine"]) == {"processor", "cores", "system"}
     assert whole["versions"]["NumPy"] == np.__version__ and whole["versions"]["ONNX Runtime"] == "1.0"
     assert whole["rows"][0]["samples_ms"] == [8.0, 8.0, 8.0] and whole["rows"][0]["p99_ms"] is None

@@ -3,7 +3,15 @@
 import argparse
 from pathlib import Path
 
-from workbench.cli.options import SOURCES, add_images, add_spatial, feeds_of, spatial_of
+from workbench.cli.options import (
+    SOURCES,
+    add_images,
+    add_overwrite,
+    add_spatial,
+    check_files,
+    feeds_of,
+    spatial_of,
+)
 
 DESCRIPTION = """Build a TensorRT engine: a plan, and a manifest that says where it may be loaded. What is not ONNX is
 converted on the way, once."""
@@ -41,15 +49,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, metavar="S", help="end the build after this many seconds")
     parser.add_argument("--no-cache", action="store_true", help="build even if the same engine was built before")
     parser.add_argument("--show-commands", action="store_true", help="also print the trtexec and polygraphy lines")
+    add_overwrite(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Build, write the plan and its manifest, and say what it is."""
-    from workbench.engine.build import build_engine, check_plan_path, engine_text, equivalent_commands, save_engine
-    from workbench.engine.plan import parse_profile
+    from workbench.engine.build import (
+        build_engine,
+        check_arguments,
+        check_plan_path,
+        engine_text,
+        equivalent_commands,
+        save_engine,
+    )  # fmt: skip
+    from workbench.engine.plan import manifest_path, parse_profile
     from workbench.export.cached import as_onnx
 
     check_plan_path(options.output)
+    pictures = options.images or options.feeds
+    written = ("output", "calibration") if pictures else ("output",)
+    check_files(options, *written, also=[manifest_path(options.output)])
+    check_arguments(
+        options.precision, options.keep_nodes, options.calibration, pictures, options.workspace_mib << 20,
+        options.timeout,
+    )  # fmt: skip
+    profile = parse_profile(options.profile) if options.profile else None
     with as_onnx(options.model, spatial=spatial_of(options)) as onnx_path:
         plan = build_engine(
             onnx_path,
@@ -60,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
             preprocess=options.preprocess,
             keep=options.keep_nodes,
             workspace_bytes=options.workspace_mib << 20,
-            profile=parse_profile(options.profile) if options.profile else None,
+            profile=profile,
             targets=options.targets,
             flavour=options.flavour,
             timeout_s=options.timeout,

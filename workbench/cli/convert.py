@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from workbench.cli.options import SOURCES, add_feeds, add_spatial, feeds_of, spatial_of
+from workbench.cli.options import SOURCES, add_feeds, add_overwrite, add_spatial, check_files, feeds_of, spatial_of
 
 DESCRIPTION = "Convert a network to ONNX: batch dynamic, height and width fixed. An ONNX file is checked and mended."
 
@@ -24,10 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_feeds(parser)
     parser.add_argument("--no-check", dest="check", action="store_false", help="do not run what was written")
     parser.add_argument("--pb", type=Path, help="also keep the frozen TensorFlow graph in this file")
+    add_overwrite(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Convert, and say what came out."""
+    check_files(options, "output", "pb")
     from workbench.export.conversion import convert
 
     print(

@@ -12,11 +12,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from workbench.cli.options import exit_status
+from workbench.cli.options import add_overwrite, exit_status
 from workbench.core.compare import ParityReport
 from workbench.core.contract import Runner, RunnerInfo
 from workbench.core.drawing import Panel, save_figure
-from workbench.core.files import atomic_path, make_folder
+from workbench.core.files import atomic_path, check_outputs, make_folder
 from workbench.core.packages import load_keras
 from workbench.export.keras_model import keras_to_onnx
 from workbench.measure.figures import latency_figure
@@ -61,6 +61,7 @@ def run_demo(
     calibrated random weights and says so, or `"random"`. ImageError for a file in `images` that is none, OutputError
     where `out` cannot be written to.
     """
+    check_outputs((), [images], [out])
     folder = make_folder(out)
     own = None if images is None else list(read_folder(images))
     keras = load_keras()
@@ -149,10 +150,12 @@ def _convert(model: Any, path: Path, bar: Any) -> Path:
 
 
 def _write_reports(reports: dict[str, ParityReport], folder: Path) -> list[Path]:
-    whole = {name: json.loads(report.to_json()) for name, report in reports.items()}
+    whole: dict[str, Any] = {"format": "workbench demonstration 1"}
+    whole |= {name: json.loads(report.to_json()) for name, report in reports.items()}
+    told = "\n\n".join(f"{name}\n{report.to_text()}" for name, report in reports.items())
     texts = {
         "parity.json": json.dumps(whole, indent=2) + "\n",
-        "parity.txt": "\n\n".join(f"{name}\n{report.to_text()}" for name, report in reports.items()) + "\n",
+        "parity.txt": f"workbench demonstration\n\n{told}\n",
     }
     for name, text in texts.items():
         with atomic_path(folder / name) as temporary:
@@ -165,6 +168,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, metavar="DIR", help="your own pictures instead of the built-in ones")
     out = Path("demo_output")
     parser.add_argument("-o", "--output", type=Path, default=out, metavar="DIR", help=f"default: {out}")
+    add_overwrite(parser)
     parser.add_argument(
         "--weights", choices=("imagenet", "random"), default="imagenet",
         help="of ResNet-50; imagenet comes from Keras's cache or the network, and falls back to random, saying so",

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -13,8 +14,9 @@ from typing import Any, NoReturn
 
 from workbench import __version__
 from workbench.core.errors import AnswersDifferError, WorkbenchError
+from workbench.core.files import overwriting
 
-EXIT_DIFFERENT, EXIT_ERROR, EXIT_INTERRUPTED = 1, 2, 128  # the last and the number of the signal
+EXIT_DIFFERENT, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_CLOSED = 1, 2, 128, 141  # 128 and the number of the signal
 
 COMMANDS = {
     "demo": "the main job on built-in or own pictures",
@@ -29,8 +31,8 @@ COMMANDS = {
 
 _EPILOG = """exit status: 0 all is well; 1 the answers differ, an image was skipped (segment), no point was measured
 (sweep), or something needed is missing (doctor); 2 bad input or a missing package; 3 the answers agree, but these
-inputs could not have shown a fault (INCONCLUSIVE); 130 interrupted (143 by SIGTERM). Errors are one sentence; --debug
-adds the traceback."""
+inputs could not have shown a fault (INCONCLUSIVE); 130 interrupted (143 by SIGTERM); 141 nobody read the answer. Errors
+are one sentence; --debug adds the traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `workbench`; those of the process when None.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser(words).parse_args(words)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    try:
+        return _run(_parser(words).parse_args(words))
+    finally:
+        _flush()
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Carry out a command; an error becomes a sentence and an exit status."""
     try:
         with _ended_in_order(), warnings.catch_warnings():
             warnings.showwarning = lambda message, *details: print(f"warning: {message}", file=sys.stderr)
@@ -48,18 +59,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from workbench.models.unet import set_variables
 
                 set_variables()
-            return int(options.run(options))
+            with overwriting(getattr(options, "overwrite", False)):
+                status = int(options.run(options))
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:  # whoever read the answer has read enough
+        return EXIT_CLOSED
     except KeyboardInterrupt as end:
         print("interrupted; nothing half-written was left behind", file=sys.stderr)
         return EXIT_INTERRUPTED + (end.args[0] if end.args else signal.SIGINT)
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        elif isinstance(error, WorkbenchError):
-            print(f"error: {error}", file=sys.stderr)
         else:
-            print(f"error: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
+            print(f"error: {_sentence(error)}", file=sys.stderr)
         return EXIT_DIFFERENT if isinstance(error, AnswersDifferError) else EXIT_ERROR
+
+
+def _sentence(error: Exception) -> str:
+    """What a reader is told, in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, WorkbenchError):
+        return text
+    if isinstance(error, MemoryError):
+        return f"out of memory ({text or 'this process gets no more'}); close other programs, or give smaller inputs"
+    if isinstance(error, RecursionError):
+        return "something that was given is nested too deeply to be read; give another file"
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
+        return f"{error.strerror}{where}; check the place, its permissions and the space on the disk"
+    return f"unexpected {type(error).__name__}: {text}; --debug shows where"
+
+
+def _flush() -> None:
+    """Write what was printed; where nobody takes it, let Python's own last attempt go nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

@@ -1,8 +1,11 @@
 """Options that several commands share, so that they are spelt alike."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from workbench.core.files import check_outputs
 
 if TYPE_CHECKING:
     from workbench.pictures.feeds import Feed
@@ -13,6 +16,8 @@ SOURCES = (
     ".keras, .h5, SavedModel folder, .pb, TensorFlow 1 checkpoint, PyTorch .pt2, .onnx, or: resnet50, fcn_vgg16, unet"
 )
 """What every command takes as a network."""
+
+_READ = ("model", "images", "feeds", "labels", "calibration")  # the options that name what a command reads
 
 
 def exit_status(*verdicts: str) -> int:
@@ -51,10 +56,31 @@ def feeds_of(options: argparse.Namespace) -> "list[tuple[str, Feed]] | None":
     return read_feeds(options.feeds) if options.feeds else None
 
 
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """`--overwrite`."""
+    parser.add_argument("--overwrite", action="store_true", help="also replace files that workbench did not write")
+
+
+def check_files(
+    options: argparse.Namespace, *written: str, also: Iterable[Path] = (), folders: Iterable[Path | None] = ()
+) -> None:
+    """Refuse, before the work, what the options of these names must not write; OutputError as `check_outputs`."""
+    read = [getattr(options, name, None) for name in _READ if name not in written]
+    outputs = [*(getattr(options, name) for name in written), *also]
+    check_outputs(outputs, [*read, *getattr(options, "others", ())], folders)
+
+
+def pixels(text: str) -> int:
+    """A height or a width: 1 or more, and no more than an axis of a tensor can have."""
+    if not (text.isascii() and text.isdecimal() and 0 < int(text[:12]) < 1 << 31):
+        raise argparse.ArgumentTypeError(f"got {text[:40]!r}, expected pixels, 1 or more")
+    return int(text)
+
+
 def add_spatial(parser: argparse.ArgumentParser) -> None:
     """`--spatial H W`."""
     parser.add_argument(
-        "--spatial", nargs=2, type=int, metavar=("H", "W"), help="pixels, for a model that leaves them open"
+        "--spatial", nargs=2, type=pixels, metavar=("H", "W"), help="pixels, for a model that leaves them open"
     )
 
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from tqdm.auto import tqdm
 
-from workbench.cli.options import SOURCES, add_spatial, spatial_of
+from workbench.cli.options import SOURCES, add_overwrite, add_spatial, spatial_of
 from workbench.core.contract import Runner
 from workbench.core.errors import BackendUnavailableError, ImageError, InputError, ModelError, OutputError
-from workbench.core.files import atomic_path, make_folder
+from workbench.core.files import atomic_path, check_outputs, make_folder, may_overwrite, overwriting
 from workbench.core.packages import load_keras
 from workbench.core.report import Report
 from workbench.export.cached import as_onnx, cached, content_digest
@@ -274,7 +274,9 @@ def segment_folder(
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # load_image refuses such a file in words
         one_at_a_time = runner.info.backend != "onnxruntime"
         lock = threading.Lock() if one_at_a_time else contextlib.nullcontext()
-        return _run(_Job(runner, save, target, _output_names(paths), digest, lock), paths, workers, progress)
+        return _run(
+            _Job(runner, save, target, _output_names(paths), digest, lock, may_overwrite()), paths, workers, progress
+        )
 
 
 @dataclass(frozen=True)
@@ -295,6 +297,7 @@ class _Job:
     names: dict[Path, str]
     network: str
     lock: contextlib.AbstractContextManager[Any]
+    overwrite: bool
 
     def segment(self, path: Path) -> _Outcome:
         """Do one image from reading to writing; only what would stop every other image too is raised."""
@@ -302,13 +305,15 @@ class _Job:
         try:
             before = _signature(path)
             stamp = f"workbench segment: network {self.network}, source {before}"
+            with overwriting(self.overwrite):  # threads do not share it
+                check_outputs([target])
             if _is_whole(target, stamp):
                 return _Outcome(path, target, "kept")
             encoded = self._encode(path, before, stamp)
         except (InputError, OSError, MemoryError) as error:
             return _failed(path, target, error)
         try:
-            with atomic_path(target) as temporary:
+            with atomic_path(target, replace=True) as temporary:
                 temporary.write_bytes(encoded)
         except OSError as error:
             if getattr(error.__cause__, "errno", None) in _STOPS:
@@ -446,6 +451,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_spatial(parser)
     parser.add_argument("--backend", default="auto", help="auto, onnxruntime, tensorrt or keras (default: auto)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="images in memory at once (default: 2)")
+    add_overwrite(parser)
 
 
 def run(options: argparse.Namespace) -> int:

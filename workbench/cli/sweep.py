@@ -1,10 +1,12 @@
 """`workbench sweep`: every combination of precision, batch, size and backend, a row for each."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.options import SOURCES, add_images, feeds_of
+from workbench.cli.options import SOURCES, add_images, add_overwrite, check_files, feeds_of, pixels
+from workbench.core.files import atomic_path, check_suffix, overwriting
 
 if TYPE_CHECKING:
     from workbench.measure.rows import Rows
@@ -54,17 +56,31 @@ def add_reports(parser: argparse.ArgumentParser, figure: str) -> None:
     """Add the options of what is written besides the text."""
     parser.add_argument("--figure", type=Path, metavar="FILE", help=figure)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
+    add_overwrite(parser)
+
+
+def check_reports(options: argparse.Namespace, folders: Iterable[Path | None] = ()) -> None:
+    """Refuse, before the work, reports that cannot be written."""
+    if options.figure:
+        check_suffix(options.figure, ".png", "a figure")
+    check_files(options, "json", "figure", folders=folders)
 
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected height and width in pixels, such as 256x512")
-    return int(height), int(width)
+    try:
+        return pixels(height), pixels(width)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"got {text[:40]!r}, expected height and width in pixels, such as 256x512"
+        ) from error
 
 
 def run(options: argparse.Namespace) -> int:
     """Carry out the command: 0 if any point was measured, else 1."""
+    check_reports(options)
+    with overwriting():  # rows are added to the file, and `sweep` reads it before
+        check_files(options, "json", "figure", "output")
     rows = measure(
         options,
         precision=options.precision,
@@ -100,7 +116,6 @@ def measure(options: argparse.Namespace, *, precision: list[str], **more: Any) -
 def write(report: "Rows | StagesReport", options: argparse.Namespace) -> None:
     """Print a report, and write it as JSON and as a figure where that is asked for."""
     from workbench.core.drawing import save_figure
-    from workbench.core.files import atomic_path
 
     print(report.to_text())
     if options.json:

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Carry out the command: 0 if the answers agree, 1 if they differ, 3 if that cannot be told."""
+    sweep.check_reports(options, folders=[options.keep_files])
     if options.precision:
         return _run_precision(options)
     if options.labels or options.calibration or options.max_miou_drop is not None:

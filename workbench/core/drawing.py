@@ -18,7 +18,7 @@ from PIL import Image
 
 from workbench.core.contract import RunnerInfo
 from workbench.core.errors import InputError
-from workbench.core.files import atomic_path
+from workbench.core.files import atomic_path, check_suffix
 
 WIDTH_IN = 10.0
 DPI = 100
@@ -195,8 +195,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 150) ->
     `dpi` are pixels per inch; a figure is 10 inches wide. InputError for another suffix.
     """
     target = Path(path)
-    if target.suffix.lower() != ".png":
-        raise InputError(f"got {target.name} for a figure, expected a name that ends in .png")
+    check_suffix(target, ".png", "a figure")
     with atomic_path(target) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
+        figure.savefig(temporary, format="png", dpi=dpi, metadata={"Software": "workbench"})
     return target

@@ -75,7 +75,8 @@ class Report:
 
     def to_json(self) -> str:
         """Write everything as strict JSON: numbers that are not finite become null."""
-        return json.dumps(finite_or_none(self._content()), indent=2, allow_nan=False) + "\n"
+        content = {"format": "workbench report 1", **finite_or_none(self._content())}
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
     def _unsaid(self) -> list[str]:
         """The remarks, each once, without what the verdict says already."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from tqdm.auto import tqdm
 from workbench import __version__
 from workbench.core.contract import BACKEND_NAMES
 from workbench.core.driver import Gpu, probe_driver, require_gpu
-from workbench.core.errors import DriverError, InputError, ModelError, OutputError
-from workbench.core.files import atomic_path
+from workbench.core.errors import DriverError, InputError, ModelError
+from workbench.core.files import atomic_path, check_outputs
 from workbench.core.process import temporary_folder
 from workbench.engine import cache as engine_cache
 from workbench.engine.commands import DEFAULT_WORKSPACE, polygraphy_command, trtexec_command
@@ -134,10 +135,12 @@ def build_engine(
         EngineBuildError: TensorRT refused, crashed or took too long, or its layers are not in the precision; its
             `log` has TensorRT's own lines.
     """
-    check_spec(precision, keep, calibration, images if feeds is None else feeds)
-    _check_numbers(workspace_bytes, timeout_s)
+    pictures = images if feeds is None else feeds
+    check_arguments(precision, keep, calibration, pictures, workspace_bytes, timeout_s)
     chosen = _choose_flavour(flavour, targets)
     checked = _check_targets(chosen, targets)
+    if pictures is not None:
+        check_outputs([calibration], [onnx_path, images])
     options: dict[str, Any] = {"workspace_bytes": int(workspace_bytes), "tf32": precision == "tf32"}
     options |= {"version_compatible": bool(version_compatible), "keep": sorted(keep)}
     rest = (PrecisionSpec(precision, tuple(keep)), options, progress, timeout_s, cache)
@@ -147,6 +150,14 @@ def build_engine(
     spec = measure_spec(job.path, job.spec, calibration, images, preprocess, feeds, progress=progress)
     job = replace(job, spec=spec)
     return _take_or_build(job)
+
+
+def check_arguments(
+    precision: str, keep: Sequence[str], calibration: Any, pictures: Any, workspace_bytes: int, timeout_s: float | None
+) -> None:
+    """Refuse what `build_engine` cannot be asked for on any machine, before a network is converted for it."""
+    check_spec(precision, keep, calibration, pictures)
+    _check_numbers(workspace_bytes, timeout_s)
 
 
 def _take_or_build(job: _Job) -> Plan:
@@ -172,7 +183,7 @@ def _check_numbers(workspace_bytes: int, timeout_s: float | None) -> None:
         raise InputError(f"got workspace_bytes={workspace_bytes!r}, expected a whole number of bytes")
     if workspace_bytes < _MINIMUM_WORKSPACE:
         raise InputError(f"got workspace_bytes={workspace_bytes}, expected at least {_MINIMUM_WORKSPACE} (1 MiB)")
-    if timeout_s is not None and not timeout_s > 0:
+    if timeout_s is not None and not 0 < timeout_s <= TIMEOUT_MAX:
         raise InputError(f"got timeout_s={timeout_s}, expected seconds above 0, or None for no limit")
 
 
@@ -294,20 +305,21 @@ def save_engine(plan: Plan, path: PathLike) -> Path:
         OutputError: the folder does not exist or cannot be written to, or the disk is full.
     """
     target = Path(path)
+    beside = manifest_path(target)
+    check_outputs([target, beside])
     # The plan is put in place first: a plan beside an older manifest is refused as damaged, not run.
-    with atomic_path(manifest_path(target)) as manifest_file, atomic_path(target) as plan_file:
+    with atomic_path(beside, replace=True) as manifest_file, atomic_path(target, replace=True) as plan_file:
         manifest_file.write_text(plan.manifest.to_json(), encoding="utf-8")
         plan_file.write_bytes(plan.data)
     return target
 
 
 def check_plan_path(path: PathLike) -> None:
-    """Refuse a plan's path before minutes are spent on building it: InputError, or OutputError without its folder."""
+    """Refuse a plan's path before minutes are spent on building it: InputError, or OutputError as `check_outputs`."""
     path = Path(path)
     if path.suffix.lower() not in (".plan", ".engine"):
         raise InputError(f"got {path} as the plan to write, expected a name that ends in .plan or .engine")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+    check_outputs([path, manifest_path(path)])
 
 
 def engine_text(plan: Plan, path: PathLike) -> str:

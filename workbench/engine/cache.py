@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 
 from workbench.core.errors import EngineLoadError
-from workbench.core.files import cache_folder
+from workbench.core.files import cache_folder, parse_json
 from workbench.engine.plan import Plan, PlanManifest
 
 _PLAN, _RECORD = "engine.plan", "entry.json"
@@ -29,7 +29,7 @@ def read_entry(key: str) -> Plan | None:
     try:
         if not folder.exists():
             return None
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record = parse_json((folder / _RECORD).read_bytes())
         with (folder / _PLAN).open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if zlib.crc32(data) != record["crc32"]:

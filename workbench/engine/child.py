@@ -202,7 +202,7 @@ def save_timing_cache(config: "trt.IBuilderConfig", path: str) -> None:
     cache = config.get_timing_cache()
     data = None if cache is None else cache.serialize()
     if data is not None:
-        with contextlib.suppress(WorkbenchError, OSError), atomic_path(path) as temporary:
+        with contextlib.suppress(WorkbenchError, OSError), atomic_path(path, replace=True) as temporary:
             temporary.write_bytes(data)
 
 

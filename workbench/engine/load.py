@@ -1,6 +1,7 @@
 """Load an engine where it may be loaded: its manifest is compared with this machine before the plan is read."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from workbench.core.contract import TensorSpec
 from workbench.core.driver import Gpu, require_gpu
 from workbench.core.errors import BackendUnavailableError, EngineLoadError, InputError
+from workbench.core.files import open_regular, read_regular
 from workbench.engine.commands import build_command
 from workbench.engine.plan import RTX_MAGIC, PathLike, PlanManifest, manifest_path
 from workbench.engine.tensorrt_api import (
@@ -22,6 +24,9 @@ from workbench.engine.tensorrt_api import (
     open_flavour,
     unsupported_gpu,
 )
+
+_LARGEST_MANIFEST = 1 << 26  # bytes; it has a line for each kernel
+_LARGEST_PLAN = 1 << 37  # bytes; as much as the memory of a GPU
 
 if TYPE_CHECKING:
     import trt_types as trt  # the types of one flavour, from typings/; see tests/engine/test_tensorrt_stubs.py
@@ -122,24 +127,27 @@ def load_engine(path: PathLike, *, allow_host_code: bool = False) -> Engine:
 
 def _read_plan(path: Path) -> tuple[bytes, PlanManifest | None]:
     """Read a plan and its manifest and compare the two."""
+    beside, manifest = manifest_path(path), None
     try:
-        data = path.read_bytes()
-        beside = manifest_path(path)
-        manifest = PlanManifest.from_json(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+        if beside.is_file():
+            manifest = PlanManifest.from_json(read_regular(beside, _LARGEST_MANIFEST, EngineLoadError).decode())
+        with open_regular(path, _LARGEST_PLAN, EngineLoadError) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read() if manifest is None or size == manifest.plan_bytes else b""
     except FileNotFoundError as error:
         raise EngineLoadError(f"{path} does not exist; build it with: workbench build model.onnx -o {path}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise EngineLoadError(f"{path} cannot be read ({error}); give the path of a plan") from error
     damage = ""
-    if not data:
+    if not size:
         raise EngineLoadError(f"{path} is empty; {_rebuild(manifest, path)}")
     if manifest is None:
         warnings.warn(
             f"{path} has no manifest {beside.name}: its flavour, version and GPU cannot be compared with this machine",
             stacklevel=3,
         )
-    elif len(data) != manifest.plan_bytes:
-        damage = f"got {len(data)} bytes, expected {manifest.plan_bytes}; copy it again"
+    elif size != manifest.plan_bytes:
+        damage = f"got {size} bytes, expected {manifest.plan_bytes}; copy it again"
     elif hashlib.sha256(data).hexdigest() != manifest.plan_sha256:
         damage = "its bytes are not those of its manifest; copy both again"
     if damage:

@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from workbench.core.contract import TensorSpec
 from workbench.core.errors import EngineLoadError, InputError
+from workbench.core.files import check_fields, parse_json
 
 PathLike = str | os.PathLike[str]
 Shape = tuple[int, ...]
@@ -24,6 +25,8 @@ ROLES = ("min", "opt", "max")
 DEFAULT_BATCH = (1, 4, 8)
 MAX_RANK = 8  # TensorRT's Dims.MAX_DIMS, the same in 10, 11 and RTX
 RTX_MAGIC = b"vtrt"  # how every plan of TensorRT-RTX 1.7 starts; seen in the plans it builds
+
+_OPTIONS = {"workspace_bytes": int, "keep": tuple[str, ...], "version_compatible": bool, "tf32": bool}
 
 
 @dataclass(frozen=True)
@@ -86,23 +89,25 @@ class PlanManifest:
 
     def to_json(self) -> str:
         """Return the manifest as JSON text."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps({"format": "workbench plan 1", **asdict(self)}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "PlanManifest":
         """Read a manifest; EngineLoadError where the text is none."""
         try:
             known = {entry.name for entry in fields(cls)}
-            values = {name: value for name, value in json.loads(text).items() if name in known}
+            values = {name: value for name, value in parse_json(text).items() if name in known}
+            check_fields(get_type_hints(cls), values)
+            check_fields(_OPTIONS, values.get("options", {}))
             values |= {name: tuple(values.get(name, ())) for name in ("kernels", "kept")}
             values["targets"] = tuple(values["targets"])
             values["profiles"] = tuple(
                 {name: (tuple(low), tuple(usual), tuple(high)) for name, (low, usual, high) in profile.items()}
                 for profile in values["profiles"]
             )
+            if not values["profiles"]:
+                raise ValueError("it has no profile")
             manifest = cls(**values)
-            if not all(isinstance(value, str) for value in (manifest.flavour, manifest.version, manifest.plan_sha256)):
-                raise TypeError("flavour, version and plan_sha256 must be text")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise EngineLoadError(
                 f"the manifest is damaged ({error}); build the engine again with: workbench build"

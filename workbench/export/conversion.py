@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from workbench.core.errors import AnswersDifferError, ExportError, InputError, ModelError
-from workbench.core.files import atomic_path
+from workbench.core.files import check_outputs
 from workbench.export.keras_model import default_opset, keras_to_onnx, tf2onnx_command, write_pb
 from workbench.export.tf2onnx_process import STEPS, Tf2onnxProcess
 from workbench.models.files import freeze_model, model_kind, open_model, open_tf_keras_model
@@ -65,7 +65,9 @@ def convert(
         BackendUnavailableError: a package is missing, or Keras computes with another framework than TensorFlow.
         OutputError: a file cannot be written.
     """
-    _check_targets(Path(path), Path(pb_path or path))
+    if Path(path).suffix.lower() != ".onnx":
+        raise InputError(f"got the output file {path}, expected a name that ends in .onnx")
+    check_outputs([path, pb_path], [source])
     suffix = Path(source).suffix.lower() if isinstance(source, (str, os.PathLike)) else None
     if suffix == ".onnx":
         if spatial is not None or pb_path is not None or opset is not None:
@@ -91,16 +93,6 @@ def convert(
     ends = {"inputs": inputs, "outputs": outputs}
     model, text = _convert_graph(source, path, spatial, ends, opset, pb_path, progress)
     return _written(path) + (_check_answers(model, path, feeds) if check else "") + text
-
-
-def _check_targets(path: Path, pb_path: Path) -> None:
-    """Refuse files that cannot be written, before the work."""
-    if path.suffix.lower() != ".onnx":
-        raise InputError(f"got the output file {path}, expected a name that ends in .onnx")
-    for target in (path, pb_path):
-        if target.is_dir() or not target.parent.is_dir():
-            with atomic_path(target):  # which says what is wrong
-                pass
 
 
 def _convert_program(source: Any, path: PathLike, opset: int | None, feeds: Any, check: bool, progress: bool) -> str:

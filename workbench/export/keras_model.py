@@ -12,7 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from workbench.core.errors import ExportError
-from workbench.core.files import atomic_path
+from workbench.core.files import atomic_path, check_outputs
 from workbench.export.tf2onnx_process import STEPS, Tf2onnxProcess
 from workbench.models.freezing import FrozenGraph, freeze
 from workbench.models.tf1_checkpoint import PathLike, open_checkpoint
@@ -125,6 +125,7 @@ def pb_to_onnx(
     """
     from workbench.models.files import read_frozen_graph
 
+    check_outputs([onnx_path], [pb_path])
     frozen = read_frozen_graph(pb_path, inputs, outputs)
     with tqdm(total=STEPS, unit="step", leave=False, disable=not progress) as bar:
         return frozen_to_onnx(frozen, onnx_path, opset=opset, bar=bar)

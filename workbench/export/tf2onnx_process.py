@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.core.errors import ExportError
-from workbench.core.files import atomic_path
+from workbench.core.files import atomic_path, check_outputs
 from workbench.core.packages import load_tensorflow, require_backend
 from workbench.core.process import NO_GPU, Child, move_bar, temporary_folder
 from workbench.export.graph_rewrites import rewrite, widen_bfloat16
@@ -66,6 +66,7 @@ class Tf2onnxProcess(Child):
             self.run({**files, **order, "onnx": str(result)}, move_bar(bar))
             data = result.with_name(f"{result.name}.data")
             if data.exists():
+                check_outputs([target.with_name(data.name)])
                 os.replace(data, target.with_name(data.name))
             os.replace(result, temporary)
         return target

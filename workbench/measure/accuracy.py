@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from workbench.core.compare import ParityReport
 from workbench.core.contract import TensorSpec
-from workbench.core.errors import InputError
+from workbench.core.errors import ImageError, InputError
+from workbench.core.files import read_regular
 from workbench.core.report import count
 from workbench.core.tolerance import Tolerance
 from workbench.pictures.cityscapes import CITYSCAPES, confusion_matrix, mean_iou
 from workbench.pictures.feeds import PREPROCESSINGS, Feed, Known, load_arrays, make_feeds
-from workbench.pictures.images import list_images
+from workbench.pictures.images import LARGEST_FILE, list_images
 from workbench.pictures.labels import fit_labels, load_labels, pair_labels
 
 Truth = NDArray[np.integer] | int
@@ -117,7 +118,10 @@ def _digest(pictures: Iterable[Path], others: Iterable[tuple[str, Any]]) -> str:
     for file in pictures:
         digest.update(f"{file.name} {file.stat().st_size} ".encode())
     for name, found in others:
-        digest.update(f"{name} ".encode() + (Path(found).read_bytes() if isinstance(found, str) else b"%d" % found))
+        digest.update(
+            f"{name} ".encode()
+            + (read_regular(found, LARGEST_FILE, ImageError) if isinstance(found, str) else b"%d" % found)
+        )
     return digest.hexdigest()[:8]
 
 

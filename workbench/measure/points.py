@@ -13,7 +13,7 @@ import numpy as np
 
 from workbench.core.contract import TensorSpec, check_feed
 from workbench.core.errors import InputError, WorkbenchError
-from workbench.core.files import make_folder
+from workbench.core.files import check_outputs, make_folder
 from workbench.core.report import count
 from workbench.export.cached import as_onnx
 from workbench.measure.accuracy import Pictures
@@ -144,6 +144,7 @@ class Network:
             raise InputError("Keras opens no ONNX file; give the Keras model instead")
         if not isinstance(self.framework, str | os.PathLike):
             model, self.framework = self.framework, self.folder / f"{self.stem}.keras"
+            check_outputs([self.framework])
             model.save(self.framework)
         return self.framework, {"file_mib": _mebibytes(self.framework)}
 
@@ -222,9 +223,10 @@ def _open(source: Any, size: tuple[int, int] | None, out: Path) -> tuple[Path, A
     with as_onnx(model, spatial=size, progress=False) as path:
         data = external_files(path)
         target = make_folder(out.with_suffix("")) / path.name if data else out
-        shutil.copyfile(path, target)
-        for file in data:
-            shutil.copyfile(file, target.with_name(file.name))
+        copies = {path: target} | {file: target.with_name(file.name) for file in data}
+        check_outputs(copies.values(), [source])
+        for file, copy in copies.items():
+            shutil.copyfile(file, copy)
     return target, model
 
 

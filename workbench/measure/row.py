@@ -6,14 +6,21 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from workbench.core.errors import InputError, OutputError
+from workbench.core.files import PathLike, check_place
 from workbench.measure.latency import Timing, describe_machine
 
 OK, FAILED = "ok", "failed"
+
+LARGEST_FILE = 1 << 30
+"""Bytes of a file of rows, a million of them."""
+
+_START = b'{"network": "'
 
 AXES = {
     "latency_ms": "milliseconds per call, median",
@@ -217,21 +224,30 @@ class Row:
         return f"{self.subject}, batch {self.batch}, {self.precision}, {self.backend}"
 
 
-def append_row(path: str | os.PathLike[str], row: Row) -> None:
+def check_end(path: PathLike, end: bytes) -> None:
+    """InputError where what follows the last whole line of a file is not the beginning of a row."""
+    if end[: len(_START)] != _START[: len(end)]:
+        raise InputError(f"got {path}, which does not end with a row of a sweep; give the file of one, or a new name")
+
+
+def append_row(path: PathLike, row: Row) -> None:
     """Add a row to a file of JSON lines; what an interrupted write left unfinished at its end is cut off first.
 
     Raises:
         OutputError: the file cannot be written.
-        InputError: a figure is NaN or infinite, which JSON cannot hold.
+        InputError: a figure is NaN or infinite, which JSON cannot hold; a file that does not end with a row.
     """
     try:
         line = json.dumps(dataclasses.asdict(row), allow_nan=False)
     except ValueError as error:
         raise InputError(f"{row.title}: got a figure that is not finite, expected numbers or None") from error
     try:
+        check_place(Path(path))
         with open(path, "a+b") as file:
             file.seek(0)
-            whole = file.read().rfind(b"\n") + 1
+            content = file.read(LARGEST_FILE)
+            whole = content.rfind(b"\n") + 1
+            check_end(path, content[whole:])
             file.truncate(whole)
             file.write(line.encode() + b"\n")
             file.flush()

@@ -1,19 +1,17 @@
 """Rows of a sweep: their table with one sentence of advice, their files, and two runs held against each other."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, get_type_hints, overload
 
 from workbench.core.errors import BackendUnavailableError, InputError
-from workbench.core.files import data_file
+from workbench.core.files import check_fields, data_file, parse_json, read_regular
 from workbench.core.packages import require_backend
 from workbench.core.report import Cells, Report, Status, Table, count
 from workbench.measure.latency import format_ms
-from workbench.measure.row import FAILED, OK, ROUNDING, pareto
+from workbench.measure.row import FAILED, LARGEST_FILE, OK, ROUNDING, check_end, pareto
 from workbench.measure.row import Row as Row
 
 if TYPE_CHECKING:
@@ -312,10 +310,12 @@ def load_rows(path: str | os.PathLike[str]) -> Rows:
         InputError: there is no such file, or a line is not a row.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_regular(path, LARGEST_FILE).decode()
+        check_end(path, text[text.rfind("\n") + 1 :].encode())
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"got {path}, expected a file of rows that can be read ({error}); run a sweep first"
+            f"got {path}, expected a file of rows that can be read ({reason}); run a sweep first"
         ) from error
     rows: dict[tuple[Any, ...], Row] = {}
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
@@ -343,11 +343,12 @@ def load_recording(name: str) -> Rows:
 
 def _parse(line: str, where: str) -> Row:
     try:
-        columns = json.loads(line)
+        columns = parse_json(line)
+        check_fields(get_type_hints(Row), columns)
         row = Row(**columns)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{where}: got something that is not a row ({error}); delete the line") from error
-    if row.status not in (OK, FAILED) or not isinstance(columns["batch"], int) or row.batch < 1:
+    if row.status not in (OK, FAILED) or row.batch < 1:
         got = f"status {row.status!r} and batch {row.batch!r}"
         raise InputError(f"{where}: got {got}, expected 'ok' or 'failed', and 1 or more; delete the line")
     return row

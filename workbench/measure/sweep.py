@@ -10,13 +10,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm.auto import tqdm
 
 from workbench.core.driver import probe_driver
 from workbench.core.errors import InputError, ModelError, WorkbenchError
-from workbench.core.files import make_folder
+from workbench.core.files import check_outputs, make_folder, overwriting
 from workbench.core.process import temporary_folder
 from workbench.measure.accuracy import Pictures, Truth, gather
 from workbench.measure.backends import DEVICES, backend_versions, best_backend, find_builder
@@ -119,12 +120,13 @@ def sweep(
     points = grid(networks, precision, batch, size, backend)
     timing = {"runs": runs, "seconds": seconds}
     _check(points, limit, pictures, {**timing, "timeout_s": timeout_s})
-    known = {row.key: row for row in load_rows(out)} if out and resume and Path(out).exists() else {}
+    with overwriting():  # rows are added to the file, if it is one of rows
+        check_outputs([out], [*networks.values(), images, labels, calibration], [work_folder])
+    there = load_rows(out) if out and Path(out).exists() else ()
+    known = {row.key: row for row in there} if resume else {}
     rows = []
     with temporary_folder() as folder:
         judged = gather(folder, feeds, images, preprocess, labels, pictures)
-        if out is not None:
-            make_folder(Path(out).parent)
         work = make_folder(work_folder) if work_folder is not None else folder
         single = len(networks) == 1
         running = _Sweep(folder, work, judged, _load(calibration), plans, single, timing, timeout_s)
@@ -187,9 +189,11 @@ def _check(points: Sequence[Point], limit: float, pictures: int | None, numbers:
     """Refuse wrong numbers, and a mistyped path before hours of rows that all say so."""
     if not 0 <= limit <= 1:
         raise InputError(f"got limit={limit}, expected a share of 0 to 1, such as 0.01 for one point")
-    if min(1 if pictures is None else pictures, numbers["runs"]) < 1 or min(numbers.values()) <= 0:
+    if min(1 if pictures is None else pictures, numbers["runs"]) < 1 or not all(
+        0 < number <= TIMEOUT_MAX for number in numbers.values()
+    ):
         got = ", ".join(f"{name}={number}" for name, number in numbers.items())
-        raise InputError(f"got {got} and pictures={pictures}, expected at least 1 of each, and times above 0")
+        raise InputError(f"got {got} and pictures={pictures}, expected at least 1 of each, and finite times above 0")
     for point in points:
         named = isinstance(point.source, str | os.PathLike) and Path(point.source).suffix
         if named and not Path(point.source).exists():

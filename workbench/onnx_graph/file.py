@@ -183,7 +183,7 @@ def take_digest(path: Path) -> str:
         with contextlib.suppress(OSError, OutputError):
             note = _note(path)
             note.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(note) as temporary:
+            with atomic_path(note, replace=True) as temporary:
                 temporary.write_text(json.dumps({"digest": digest, "files": before}), encoding="utf-8")
     return digest
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 
 from workbench.core.errors import InputError, ModelError
+from workbench.core.files import check_outputs
 from workbench.onnx_graph.edit import Namer, copy_of, dims, namer, opset, real_inputs, rename
 from workbench.onnx_graph.file import check, write
 from workbench.pictures.images import CITYSCAPES_MEAN
@@ -44,6 +45,7 @@ def fuse_preprocessing(model: Model, out: str | os.PathLike[str], *, mean: Array
 
     Cast comes before Transpose, because TensorRT does not transpose uint8.
     """
+    check_outputs([out], [model])
     network = _open(model)
     value = _only(real_inputs(network.graph), "input")
     shape = dims(value.type.tensor_type)
@@ -95,6 +97,7 @@ def fuse_argmax(model: Model, out: str | os.PathLike[str], *, operator: str = "A
     """
     if operator not in ("ArgMax", "MaxPool"):
         raise InputError(f"got operator={operator!r}, expected 'ArgMax' or 'MaxPool'")
+    check_outputs([out], [model])
     network = _open(model)
     value = _only(network.graph.output, "output")
     _check_scores(value, network)

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from workbench.core.compare import ParityReport
 from workbench.core.errors import InputError
-from workbench.core.files import atomic_path
+from workbench.core.files import atomic_path, check_outputs
 from workbench.core.packages import require_backend
 from workbench.core.report import Report, Status, Table, count
 from workbench.core.tolerance import AnyTolerance
@@ -146,7 +146,7 @@ def fix(
 
     Args:
         path: the `.onnx` file, not modified.
-        out: the `.onnx` file to write, whole or not at all; may be `path`.
+        out: the `.onnx` file to write, whole or not at all; not `path`.
         feeds: (name, feed) pairs to prove with, as `make_feeds` makes them; a picture and noise, or random numbers,
             when None, and both in one batch where the batch is open.
         simplifier: `"onnxslim"` to let that package work on the network first (extra `torch`); None does without.
@@ -163,6 +163,7 @@ def fix(
     """
     if simplifier is not None and simplifier not in SIMPLIFIERS:
         raise InputError(f"got simplifier={simplifier!r}, expected {' or '.join(map(repr, SIMPLIFIERS))}, or None")
+    check_outputs([out], [path])
     chosen = (*((_onnxslim(),) if simplifier else ()), *REWRITES)
     check(path)
     original = onnx.load(str(path))

@@ -1,13 +1,16 @@
 """Read photographs and prepare them for a network."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from workbench.core.errors import ImageError, InputError
+from workbench.core.errors import ImageError, InputError, WorkbenchError, first_line
+from workbench.core.files import open_regular
 
 CITYSCAPES_MEAN = (71.60167789, 82.09696889, 72.30508881)
 """Mean red, green and blue of the Cityscapes training images, as used by the original tutorial."""
@@ -16,6 +19,10 @@ IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
 """Mean blue, green and red of ImageNet, as `keras.applications.imagenet_utils` subtracts them."""
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+LARGEST_FILE = 1 << 30
+"""Bytes of an image file; one of as many pixels as Pillow takes has less, whatever its format."""
 
 
 def load_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -31,19 +38,27 @@ def load_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Raises:
         ImageError: the file is missing, empty, cut short, too large or no image; the message names it.
     """
-    _check_is_file(Path(path))
+    with open_picture(path) as picture:
+        return np.array(_to_rgb(ImageOps.exif_transpose(picture), path))
+
+
+@contextlib.contextmanager
+def open_picture(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open an image file for a block that decodes it; every fault there, of the file or of Pillow, is an ImageError."""
     try:
-        with Image.open(path) as picture:
+        _check_is_file(Path(path))
+        with open_regular(path, LARGEST_FILE, ImageError) as file, Image.open(file) as picture:
             _check_pixel_count(picture, path)
-            return np.array(_to_rgb(ImageOps.exif_transpose(picture), path))
-    except ImageError:
+            yield picture
+    except WorkbenchError:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(f"{path} is not an image that Pillow can read; expected {_suffixes()}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(_too_large(path)) from error
     except Exception as error:  # Pillow's decoders raise many kinds of error on broken files
-        raise ImageError(f"{path} cannot be decoded ({error}); is it complete? Copy it again") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ImageError(f"{path} cannot be decoded ({reason}); is it complete? Copy it again") from error
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -55,7 +70,10 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     path = Path(folder)
     if not path.is_dir():
         raise InputError(f"got {path}, expected a folder of images that exists; check the path")
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and _is_visible_file(p))
+    try:
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and _is_visible_file(p))
+    except OSError as error:
+        raise InputError(f"the folder {path} cannot be read ({error.strerror}); check its permissions") from error
     if not found:
         raise InputError(f"no image in {path}; put files there that end in {_suffixes()}")
     return found

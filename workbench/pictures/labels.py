@@ -16,7 +16,7 @@ from PIL import Image
 from workbench.core.errors import ImageError, InputError
 from workbench.core.files import data_file
 from workbench.pictures.cityscapes import ids_to_train_ids
-from workbench.pictures.images import list_images, load_image
+from workbench.pictures.images import list_images, load_image, open_picture
 
 SPLITS = ("train", "val", "test")
 VARIABLE = "CITYSCAPES_DATASET"
@@ -108,11 +108,8 @@ def load_labels(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         ImageError: the file cannot be read, or is no picture of one channel.
         InputError: it holds numbers that are no ids.
     """
-    try:
-        with Image.open(path) as picture:
-            mode, array = picture.mode, np.array(picture)
-    except Exception as error:  # Pillow's decoders raise many kinds of error on broken files
-        raise ImageError(f"{path} is not a label map that can be read ({error}); copy it again") from error
+    with open_picture(path) as picture:
+        mode, array = picture.mode, np.array(picture)
     if mode not in ("L", "P"):
         raise ImageError(
             f"{path} is a picture of mode {mode}, expected one channel of 8 bits with a class per pixel; "

@@ -14,7 +14,7 @@ import onnx
 
 from workbench.core.contract import TensorSpec
 from workbench.core.errors import InputError
-from workbench.core.files import atomic_path
+from workbench.core.files import atomic_path, check_fields, parse_json, read_regular
 from workbench.core.report import count
 from workbench.onnx_graph.file import check, read, take_digest
 from workbench.pictures.feeds import Feed, channel_axis, picture_array
@@ -25,6 +25,8 @@ LARGEST = {"int8": 127.0, "fp8": 448.0}  # magnitude of a signed byte used symme
 LIMIT = 500
 FORMAT = "workbench calibration 1"
 _FIELDS = ("network", "data", "method", "samples", "preprocess")
+_HINTS = {**dict.fromkeys(_FIELDS, str), "samples": int, "tensors": dict[str, tuple[float, float]]}
+_LARGEST_FILE = 1 << 26  # bytes; a line of 100 for each of 600,000 tensors
 _EMPTY = "got no calibration sample; give images like those that the network will see, 100 or more"
 
 
@@ -78,15 +80,15 @@ class Calibration:
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote, on any machine; an InputError where it is missing, damaged or something else."""
         try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
+            fields = parse_json(read_regular(path, _LARGEST_FILE))
             if fields["format"] != FORMAT:
                 raise ValueError(f"format {fields['format']!r}, expected {FORMAT!r}")
-            pairs = {str(name): (float(one), float(other)) for name, (one, other) in fields["tensors"].items()}
+            check_fields(_HINTS, fields)
+            pairs = {name: (float(one), float(other)) for name, (one, other) in fields["tensors"].items()}
             if not all(math.isfinite(one) and 0 <= one <= other < math.inf for one, other in pairs.values()):
                 raise ValueError("a threshold is negative, not finite, or above the largest value")
             thresholds, largest = ({name: pair[place] for name, pair in pairs.items()} for place in (0, 1))
-            texts = {key: str(fields[key]) for key in _FIELDS if key != "samples"}
-            return cls(**texts, samples=int(fields["samples"]), thresholds=thresholds, largest=largest)
+            return cls(**{key: fields[key] for key in _FIELDS}, thresholds=thresholds, largest=largest)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(

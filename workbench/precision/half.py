@@ -8,6 +8,7 @@ import onnx
 from onnx import inliner, version_converter
 
 from workbench.core.errors import ExportError, InputError, ModelError, first_line
+from workbench.core.files import check_outputs
 from workbench.onnx_graph import edit
 from workbench.onnx_graph.file import check, write
 from workbench.onnx_graph.fold import fold_constants
@@ -57,6 +58,7 @@ def to_bf16(source: PathLike, out: PathLike, *, ranges: Ranges | None = None, ke
 
 
 def _convert(source: PathLike, out: PathLike, half: Half, ranges: Ranges | None, keep: Names) -> PrecisionReport:
+    check_outputs([out], [source])
     check(source)
     model = onnx.load(os.fspath(source))
     _refuse_converted(source, model)

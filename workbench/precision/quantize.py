@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError
+from workbench.core.files import check_outputs
 from workbench.core.packages import require_backend
 from workbench.core.process import Child, temporary_folder
 from workbench.onnx_graph.edit import all_nodes, attribute, inner_graphs, name_nodes, remove_nodes, weight_bytes
@@ -103,6 +104,7 @@ def _quantize(
     backend: str,
 ) -> PrecisionReport:
     _check_arguments(operators, backend)
+    check_outputs([out], [source])
     operators, file = tuple(operators or DEFAULTS[precision]), Path(source).name
     check(source)
     network = onnx.load(str(source))

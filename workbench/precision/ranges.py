@@ -1,17 +1,17 @@
 """Measure which numbers the tensors of a network hold, and which of them 16 or 8 bits cannot hold."""
 
-import json
 import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Self, get_type_hints
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from workbench.core.errors import InputError
+from workbench.core.files import check_fields, parse_json
 from workbench.core.report import Report, Table, count
 from workbench.onnx_graph.edit import inferred_values, producers, reads, real_inputs
 from workbench.onnx_graph.file import read, take_digest
@@ -87,8 +87,10 @@ class Ranges(Report):
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote; anything else is an InputError."""
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             known = [entry.name for entry in fields(TensorRange)]
+            for item in content["tensors"]:
+                check_fields(get_type_hints(TensorRange), item)
             tensors = tuple(TensorRange(**{name: item[name] for name in known}) for item in content["tensors"])
             return cls(str(content["network"]), int(content["samples"]), tensors)
         except (ValueError, TypeError, KeyError) as error:

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from workbench.core.contract import ordered_feed
 from workbench.core.errors import ModelError, first_line
-from workbench.core.files import atomic_path
+from workbench.core.files import atomic_path, check_outputs
 from workbench.core.packages import require_backend
 from workbench.core.process import temporary_folder
 from workbench.core.report import Report, Table, count
@@ -159,6 +159,7 @@ def rounded_copy(source: str | os.PathLike[str], out: str | os.PathLike[str]) ->
     beyond the range becomes infinite, as on a GPU. The sums inside a node stay float32, as in a GPU's tensor cores.
     Q/DQ pairs of float8 become casts, for ONNX Runtime would fuse the pairs to operators that it does not have.
     """
+    check_outputs([out], [source])
     with atomic_path(out) as temporary:
         onnx.save(_rounded(source), temporary)
     return Path(out)
