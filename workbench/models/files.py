@@ -389,6 +389,5 @@ def _explain(path: Path, error: Exception, module: str) -> str:
                 f"{path} uses the layer {name}, which is defined nowhere here; import the code that defines it "
                 f"(decorated with @{module}.register_keras_serializable()) and pass the model object, not the file"
             )
-    return (
-        f"{path} is not a Keras model that can be read, or was cut short ({first_line(error)}); save or copy it again"
-    )
+    reason = first_line(error)[:300]
+    return f"{path} is not a Keras model that can be read, or was cut short ({reason}); save or copy it again"
