@@ -280,7 +280,7 @@ def test_tf32_is_off_unless_asked_for_or_needed_by_float16_weights(tmp_path):
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, ("batch", 3)) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
     onnx.save(onnx.helper.make_model(graph), tmp_path / "half.onnx")
-    assert weight_types(tmp_path / "half.onnx") == {onnx.TensorProto.FLOAT16}
+    assert weight_types(onnx.load(tmp_path / "half.onnx")) == {onnx.TensorProto.FLOAT16}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from workbench.core.errors import BackendUnavailableError, ExportError, InputError, OutputError, WorkbenchError
+from workbench.core.time_limit import time_left
 
 Event = Mapping[str, Any]
 
@@ -89,6 +90,8 @@ class Child:
         `on_event` takes each event that is not the protocol's own; after `timeout_s` seconds the child is ended. Where
         it fails, dies or takes too long, the WorkbenchError is of the kind that the child names, else that of `error`.
         """
+        left = time_left(self._title)
+        timeout_s = min((seconds for seconds in (timeout_s, left) if seconds is not None), default=None)
         expired = threading.Event()
 
         def expire() -> None:
@@ -113,6 +116,7 @@ class Child:
             timer.cancel()
             self._process.kill()
         if expired.is_set():
+            time_left(self._title)
             raise self._error(f"{self._title} took longer than {timeout_s:g} s and was ended; {self._advice}", self.log)
         if status or last.get("event") != "done":
             raise self._failure(status, last)

@@ -38,6 +38,25 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from graphs(inner)
 
 
+def parts(model: onnx.ModelProto) -> Iterator[Any]:
+    """Whatever in a model has nodes: its graph, its functions, and every graph inside their nodes."""
+    for whole in (model.graph, *model.functions):
+        yield from graphs(whole)
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The weights of a model and the numbers in its nodes' attributes, wherever they are."""
+    for part in parts(model):
+        sparse = [*getattr(part, "sparse_initializer", ())]
+        yield from getattr(part, "initializer", ())
+        for node in part.node:
+            for item in node.attribute:
+                yield from (*([item.t] if item.HasField("t") else ()), *item.tensors)
+                sparse += [*([item.sparse_tensor] if item.HasField("sparse_tensor") else ()), *item.sparse_tensors]
+        for each in sparse:
+            yield from (each.values, each.indices)
+
+
 def all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes of a graph and of the graphs inside them."""
     return [node for part in graphs(graph) for node in part.node]
@@ -132,8 +151,9 @@ def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     fed = {value.name for value in graph.input}
     found = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in fed}
     for node in graph.node:
-        if is_a(node, "Constant") and node.attribute[0].name == "value":
-            found[node.output[0]] = node.attribute[0].t
+        value = attribute(node, "value") if is_a(node, "Constant") else None
+        if isinstance(value, onnx.TensorProto):
+            found[node.output[0]] = value
     return found
 
 

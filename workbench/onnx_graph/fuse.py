@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from workbench.core.errors import InputError, ModelError
 from workbench.onnx_graph.edit import Namer, copy_of, dims, namer, opset, real_inputs, rename
-from workbench.onnx_graph.file import check, write
+from workbench.onnx_graph.file import load, write
 from workbench.pictures.images import CITYSCAPES_MEAN
 
 Model = onnx.ModelProto | str | os.PathLike[str]
@@ -138,8 +138,7 @@ def _open(model: Model) -> onnx.ModelProto:
     """Read a checked model with its weights, or copy a loaded one."""
     if isinstance(model, onnx.ModelProto):
         return copy_of(model)
-    check(model)
-    return onnx.load(os.fspath(model))
+    return load(model)
 
 
 def _only(values: Iterable[onnx.ValueInfoProto], kind: str) -> onnx.ValueInfoProto:

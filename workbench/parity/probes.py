@@ -17,7 +17,7 @@ from workbench.models.files import open_model
 from workbench.models.freezing import FrozenGraph, tensor_names
 from workbench.onnx_graph.edit import fixed_shape, inferred_values, light_copy
 from workbench.onnx_graph.file import check, read
-from workbench.onnx_graph.session import open_with_outputs
+from workbench.onnx_graph.session import open_with_outputs, run_session
 from workbench.runners.backends import backend_for
 from workbench.runners.keras_runner import describe
 
@@ -177,8 +177,8 @@ class _OnnxProbe(GraphProbe):
         values = dict(self._feed)
         asked = [name for name in map(self._full_names.__getitem__, tensors) if name not in values]
         if asked:
-            answers = open_with_outputs(self._model, self._path, asked).run(asked, self._feed)
-            values |= zip(asked, answers, strict=True)
+            session = open_with_outputs(self._model, self._path, asked)
+            values |= run_session(session, self._feed, f"show the tensors inside {self._path}")
         return {name: values[self._full_names[name]] for name in tensors}
 
 
