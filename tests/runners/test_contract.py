@@ -311,7 +311,7 @@ def test_onnx_runtime_is_opened_as_the_weights_need(tmp_path, monkeypatch, kind,
     opsets = [onnx.helper.make_opsetid("", 19)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "w.onnx")
     OnnxRuntimeRunner(tmp_path / "w.onnx", device="cuda", threads=3)
-    assert asked == [{"device": "cuda", "threads": 3, **expected}]
+    assert asked == [{"device": "cuda", "threads": 3, "loops": False, **expected}]
 
 
 def test_the_cuda_libraries_of_other_packages_are_loaded_and_nothing_is_printed(tmp_path, monkeypatch, capsys):

@@ -42,7 +42,10 @@ def flops_of(node: onnx.NodeProto, values: edit.Values) -> int | None:
     result = edit.fixed_shape(values.get(next(filter(None, node.output), "")))
     if first is None or second is None or result is None:
         return None
-    return 2 * _products(node, first, second, result)
+    try:
+        return 2 * _products(node, first, second, result)
+    except IndexError:  # shapes that the operator does not take
+        return None
 
 
 def _products(node: onnx.NodeProto, first: Shape, second: Shape, result: Shape) -> int:

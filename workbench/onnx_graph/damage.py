@@ -1,13 +1,14 @@
 """What no whole ONNX file holds, and the checker of ONNX lets pass: refused before anything works with it."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from workbench.core.errors import ModelError
-from workbench.onnx_graph.edit import inner_graphs, parts, tensors
+from workbench.onnx_graph.edit import inner_graphs, parts
 
 LARGEST_GROWTH = 50
 FEWEST_CALLS = 10_000
@@ -15,6 +16,8 @@ FEWEST_CALLS = 10_000
 
 ONNX Runtime writes each call out, so twenty functions that call the next one twice are a million nodes.
 """
+
+LARGEST_COUNTED = 1 << 20  # bytes of a weight; to count them copies them, and ONNX Runtime counts those of larger ones
 
 _TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 _PACKED = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # bits of those that share a byte
@@ -25,22 +28,19 @@ _BITS = {
 }
 
 
-def refuse_damaged(model: onnx.ModelProto, path: Path) -> None:
+def refuse_damaged(model: onnx.ModelProto, numbers: Iterable[onnx.TensorProto], path: Path) -> None:
     """Refuse names that are no text, unknown types, impossible sizes, and weights of another size: a ModelError."""
     for part in parts(model):
-        names = [text for node in part.node for text in (*node.input, *node.output)]
-        names += [text for node in part.node for text in (node.name, node.op_type, node.domain)]
-        names += [item.name for node in part.node for item in node.attribute]
-        values = [*getattr(part, "value_info", ())]
-        if isinstance(part, onnx.GraphProto):
-            names += [tensor.name for tensor in part.initializer]
-            values += [*part.input, *part.output]
-        names += [value.name for value in values]
-        if broken := next((name for name in names if not isinstance(name, str)), None):
+        is_graph = isinstance(part, onnx.GraphProto)
+        values = [*part.input, *part.output] if is_graph else []
+        names = [item.name for item in (*values, *part.node, *(part.initializer if is_graph else ()))]
+        names += [text for node in part.node for text in (node.op_type, node.domain, *node.output)]
+        if not all(isinstance(name, str) for name in names):
+            broken = next(name for name in names if not isinstance(name, str))
             raise ModelError(f"{path} holds the name {broken!r}, which is no text; export the model again")
         for value in values:
             _check_type(value, path)
-    for tensor in tensors(model):
+    for tensor in numbers:  # the model's `tensors`
         _check_tensor(tensor, path)
 
 
@@ -60,21 +60,19 @@ def _check_type(value: onnx.ValueInfoProto, path: Path) -> None:
 
 def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
     """A tensor of a known type, with as many bytes as its sizes need."""
-    if tensor.data_type and tensor.data_type not in _TYPES:
-        raise ModelError(f"{path} gives {tensor.name} the element type {tensor.data_type}, which ONNX does not have; "
+    kind = tensor.data_type
+    if kind and kind not in _TYPES:
+        raise ModelError(f"{path} gives {tensor.name} the element type {kind}, which ONNX does not have; "
                          "export the model again")  # fmt: skip
-    if (
-        tensor.HasField("raw_data")
-        and not tensor.external_data
-        and tensor.data_type in _BITS
-        and min(tensor.dims, default=0) >= 0
-    ):
-        needed = -(-math.prod(tensor.dims) * _BITS[tensor.data_type] // 8)
-        if needed != len(tensor.raw_data):
-            raise ModelError(
-                f"{path} holds {len(tensor.raw_data)} bytes for {tensor.name}, whose sizes {list(tensor.dims)} need "
-                f"{needed}; export the model again"
-            )
+    if tensor.HasField("segment"):
+        raise ModelError(f"{path} holds only a part of {tensor.name}, which no version of ONNX reads; export it again")
+    needed = -(-math.prod(tensor.dims) * _BITS.get(kind, 0) // 8)
+    counted = kind in _BITS and needed <= LARGEST_COUNTED and tensor.HasField("raw_data") and not tensor.external_data
+    if counted and needed != len(tensor.raw_data):
+        raise ModelError(
+            f"{path} holds {len(tensor.raw_data)} bytes for {tensor.name}, whose sizes {list(tensor.dims)} need "
+            f"{needed}; export the model again"
+        )
 
 
 def refuse_growth(model: onnx.ModelProto, path: Path) -> None:

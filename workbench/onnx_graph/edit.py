@@ -15,6 +15,8 @@ STANDARD = ("", "ai.onnx")  # names of the domain of ONNX's own operators
 LARGEST_FILE = (1 << 31) - 1  # bytes that one protobuf file can hold
 LARGEST_SHAPE = 1024  # numbers that a weight may have and still be taken for a shape, an axis or a scale
 
+_PLAIN = frozenset(getattr(onnx.AttributeProto, name) for name in ("FLOAT", "INT", "STRING", "FLOATS", "INTS"))
+
 Namer = Callable[[str], str]
 Values = Mapping[str, onnx.TypeProto.Tensor]  # element type and shape of tensors
 
@@ -47,14 +49,13 @@ def parts(model: onnx.ModelProto) -> Iterator[Any]:
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """The weights of a model and the numbers in its nodes' attributes, wherever they are."""
     for part in parts(model):
-        sparse = [*getattr(part, "sparse_initializer", ())]
         yield from getattr(part, "initializer", ())
-        for node in part.node:
-            for item in node.attribute:
-                yield from (*([item.t] if item.HasField("t") else ()), *item.tensors)
-                sparse += [*([item.sparse_tensor] if item.HasField("sparse_tensor") else ()), *item.sparse_tensors]
-        for each in sparse:
-            yield from (each.values, each.indices)
+        sparse = [*getattr(part, "sparse_initializer", ())]
+        items = [item for node in part.node for item in node.attribute if item.type not in _PLAIN]
+        for item in items:
+            yield from (*([item.t] if item.HasField("t") else ()), *item.tensors)
+            sparse += [*([item.sparse_tensor] if item.HasField("sparse_tensor") else ()), *item.sparse_tensors]
+        yield from (tensor for each in sparse for tensor in (each.values, each.indices))
 
 
 def all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

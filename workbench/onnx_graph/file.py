@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,9 @@ def check(path: str | os.PathLike[str]) -> OnnxSummary:
         raise ModelError(f"{path} declares opset {declared}, expected 1 to {known}; export it with opset 17")
     if not graph.node or not graph.output:
         raise ModelError(f"{path} holds an empty graph; export the model again")
-    refuse_damaged(model, path)
-    external_files(path, model)
+    numbers = list(tensors(model))
+    refuse_damaged(model, numbers, path)
+    external_files(path, numbers)
     _check_operators(path, model)
     try:
         onnx.checker.check_model(str(path))
@@ -209,25 +210,26 @@ def take_digest(path: Path) -> str:
     return digest
 
 
-def external_files(path: Path, model: onnx.ModelProto | None = None) -> list[Path]:
+def external_files(path: Path, numbers: Iterable[onnx.TensorProto] | None = None) -> list[Path]:
     """Return the files that hold an ONNX model's external data, also that of constants, functions and inner graphs.
 
-    One that is missing, too short or outside the model's folder is a ModelError. A model that is read already saves
-    time.
+    One that is missing, too short or outside the model's folder is a ModelError. The `tensors` of a model that is read
+    already save time.
     """
     folder = path.resolve().parent
     sizes: dict[str, int] = {}
-    for tensor in tensors(model or read(path)):
+    outside = [tensor for tensor in (tensors(read(path)) if numbers is None else numbers) if tensor.external_data]
+    for tensor in outside:
         places = [entry.value for entry in tensor.external_data if entry.key == "location"]
         for location in places:
             sizes[location] = sizes.get(location) or _external_size(path, tensor.name, folder, location)
-        numbers = {entry.key: entry.value for entry in tensor.external_data if entry.key in ("offset", "length")}
-        if not all(number.isascii() and number.isdigit() and len(number) < 20 for number in numbers.values()):
-            found = " and ".join(f"the {key} {number!r}" for key, number in numbers.items())
+        span = {entry.key: entry.value for entry in tensor.external_data if entry.key in ("offset", "length")}
+        if not all(number.isascii() and number.isdigit() and len(number) < 20 for number in span.values()):
+            found = " and ".join(f"the {key} {number!r}" for key, number in span.items())
             raise ModelError(
                 f"{path} keeps {tensor.name} in another file at {found}, no numbers; export the model again"
             )
-        end = sum(map(int, numbers.values()))
+        end = sum(map(int, span.values()))
         if places and end > sizes[places[-1]]:
             raise ModelError(
                 f"{path} keeps {tensor.name} in {places[-1]} up to byte {end}, which has {sizes[places[-1]]}; "
