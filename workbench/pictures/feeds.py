@@ -97,7 +97,7 @@ def read_feeds(path: str | os.PathLike[str]) -> list[tuple[str, Feed]]:
         InputError: there is no such file, or none in the folder, or it holds something else than arrays.
     """
     path = Path(path)
-    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    files = sorted(path.glob("*.npz")) if os.path.isdir(path) else [path]
     if not files:
         raise InputError(f"got the folder {path} without any .npz file; {_HOW_TO_WRITE}")
     return [(file.stem, load_arrays(file)) for file in files]
