@@ -4,7 +4,12 @@ A name is imported when it is first used, so that `import workbench` itself cost
 names, for this module and for editors; `docs/api.md` explains them.
 """
 
+import os
+
 import lazy_loader
+
+# ONNX Runtime otherwise tells its makers of each network that it opens: what you work on stays on your machine.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

@@ -71,7 +71,7 @@ def test_two_inputs_and_two_outputs_keep_their_names_and_order(tmp_path):
 def test_the_tutorials_two_steps_give_the_same_network_as_one(tmp_path):
     names = keras_to_pb(small_network(), tmp_path / "small.pb")
     assert names == (("input",), ("output",))
-    pb_to_onnx(tmp_path / "small.pb", tmp_path / "a.onnx", progress=False)
+    pb_to_onnx(tmp_path / "small.pb", tmp_path / "a.onnx", inputs=names[0], outputs=names[1], progress=False)
     keras_to_onnx(small_network(), tmp_path / "b.onnx", progress=False)
     x = random_input((1, 3, 32, 64), scale=50)
     assert check(tmp_path / "a.onnx").operators == check(tmp_path / "b.onnx").operators

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +18,6 @@ from street_scenes import generate_scene
 
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError, OutputError
 from workbench.core.packages import load_keras
-from workbench.core.process import child_environment
 from workbench.engine import tensorrt_api
 from workbench.export.keras_model import keras_to_onnx
 from workbench.models import fcn_vgg16
@@ -369,7 +369,7 @@ def test_modelopts_child_says_in_one_line_why_it_failed():
         f"import {modelopt_child.__name__} as child; child.quantise = lambda order: 1 / 0; "
         "raise SystemExit(child.main())"
     )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": child_environment()}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": Path(__file__).parents[2]}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as child:
         child.stdin.write("{}\n")
         child.stdin.flush()

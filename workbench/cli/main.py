@@ -1,16 +1,20 @@
 """The command line: one module for each command, of which only the one that is asked for is imported."""
 
 import argparse
+import contextlib
 import importlib
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from workbench import __version__
 from workbench.core.errors import AnswersDifferError, WorkbenchError
 
-EXIT_DIFFERENT, EXIT_ERROR, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_DIFFERENT, EXIT_ERROR, EXIT_INTERRUPTED = 1, 2, 128  # the last and the number of the signal
 
 COMMANDS = {
     "demo": "the main job on built-in or own pictures",
@@ -25,8 +29,8 @@ COMMANDS = {
 
 _EPILOG = """exit status: 0 all is well; 1 the answers differ, an image was skipped (segment), no point was measured
 (sweep), or something needed is missing (doctor); 2 bad input or a missing package; 3 the answers agree, but these
-inputs could not have shown a fault (INCONCLUSIVE); 130 interrupted. Errors are one sentence; --debug adds the
-traceback."""
+inputs could not have shown a fault (INCONCLUSIVE); 130 interrupted (143 by SIGTERM). Errors are one sentence; --debug
+adds the traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,16 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser(words).parse_args(words)
     try:
-        with warnings.catch_warnings():
+        with _ended_in_order(), warnings.catch_warnings():
             warnings.showwarning = lambda message, *details: print(f"warning: {message}", file=sys.stderr)
             if getattr(options, "model", None) == "unet":  # before anything imports TensorFlow
                 from workbench.models.unet import set_variables
 
                 set_variables()
             return int(options.run(options))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         print("interrupted; nothing half-written was left behind", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED + (end.args[0] if end.args else signal.SIGINT)
     except Exception as error:
         if options.debug:
             traceback.print_exc()
@@ -56,6 +60,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"error: unexpected {type(error).__name__}: {error}; --debug shows where", file=sys.stderr)
         return EXIT_DIFFERENT if isinstance(error, AnswersDifferError) else EXIT_ERROR
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM, and a terminal that is closed, end a command as Ctrl-C does: what is half-written is removed."""
+
+    def end(number: int, frame: Any) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    main_thread = threading.current_thread() is threading.main_thread()
+    taken = [number for number in numbers if main_thread and signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -1,18 +1,21 @@
 """One protocol for work in a process of its own: its progress, its crash, its time limit and Ctrl-C as one sentence.
 
 The parent sends one line of JSON, the order, and holds the child's standard input open: when the parent is gone, the
-child ends. The child answers with one JSON object a line, each with an `event`: `note` becomes a warning, `log` is
-kept, `done` carries the result, `error` a kind and a text; the others go to who started the child.
+child ends. Nothing is imported from the current folder: a `json.py` there is not ours. The child answers with one JSON
+object a line, each with an `event`: `note` becomes a warning, `log` is kept, `done` carries the result, `error` a kind
+and a text; the others go to who started the child.
 """
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,6 +35,20 @@ _KINDS: dict[str, type[WorkbenchError]] = {
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 """Environment of a child that has no use for a GPU."""
 
+STILL_S = 60.0
+"""A child that has computed nothing for so many seconds waits for what never comes, and is ended."""
+
+# Imports this very package, wherever it lies, whatever else is called so, and runs one of its modules.
+_START = """
+import importlib.util, runpy, sys
+file, module = sys.argv[1:]
+del sys.argv[1:]
+spec = importlib.util.spec_from_file_location("workbench", file)
+sys.modules["workbench"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+_LOOK_S = 1.0  # between two looks at a child
 _STACK_LEVEL = 4  # of a child's warning: run, the exporter, its public function, and then who called that
 
 
@@ -92,16 +109,10 @@ class Child:
         """
         left = time_left(self._title)
         timeout_s = min((seconds for seconds in (timeout_s, left) if seconds is not None), default=None)
-        expired = threading.Event()
-
-        def expire() -> None:
-            expired.set()
-            self._process.kill()
-
-        timer = threading.Timer(timeout_s or 0, expire)
+        over, reasons = threading.Event(), list[str]()
+        watch = threading.Thread(target=self._watch, args=(over, reasons, timeout_s), daemon=True)
         try:
-            if timeout_s is not None:
-                timer.start()
+            watch.start()
             self._send(json.dumps(dict(order)))
             last: Event = {}
             for event in self._events():
@@ -113,14 +124,30 @@ class Child:
                     on_event(event)
             status = self._process.wait()
         finally:  # also on Ctrl-C: the child never outlives this call
-            timer.cancel()
+            over.set()
             self._process.kill()
-        if expired.is_set():
+        if reasons:
             time_left(self._title)
-            raise self._error(f"{self._title} took longer than {timeout_s:g} s and was ended; {self._advice}", self.log)
+            raise self._error(f"{self._title} {reasons[0]}", self.log)
         if status or last.get("event") != "done":
             raise self._failure(status, last)
         return last["result"]
+
+    def _watch(self, over: threading.Event, reasons: list[str], timeout_s: float | None) -> None:
+        """End the child when its time is up, or when it stands still; `reasons` is then told why."""
+        end = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        still, before = 0.0, None
+        while not over.wait(max(0, min(_LOOK_S, end - time.monotonic()))):
+            now = _computed(self._process.pid)
+            still = still + _LOOK_S if now is not None and now == before else 0
+            before = now
+            if time.monotonic() >= end:
+                reasons.append(f"took longer than {timeout_s:g} s and was ended; {self._advice}")
+            elif still >= STILL_S:
+                reasons.append(f"computed nothing for {still:g} s and was ended; the machine may be out of memory")
+            if reasons:
+                self._process.kill()
+                return
 
     def _send(self, line: str) -> None:
         stdin = self._process.stdin
@@ -173,14 +200,30 @@ def move_bar(bar: Any) -> Callable[[Event], None]:
 
 def command(module: str) -> list[str]:
     """The command that starts a child."""
-    return [sys.executable, "-m", module]
+    return [sys.executable, "-c", _START, str(Path(__file__).parents[1] / "__init__.py"), module]
 
 
 def child_environment() -> dict[str, str]:
-    """This process's environment; the child imports this very package, from wherever it was imported here."""
-    here = str(Path(__file__).parents[2])
-    paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    """This process's environment, but for the current folder, from which a child and its own children import nothing.
+
+    It stands in the path by itself, and by an empty or relative entry of PYTHONPATH.
+    """
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "PYTHONSAFEPATH": "1"}
+    return environment | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _computed(process: int) -> int | None:
+    """Processor time of a process, in ticks of the clock.
+
+    None where the system does not tell, and where it waits for a disk, for its own children, or was stopped by hand.
+    """
+    try:
+        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        children = any(path.read_text() for path in Path(f"/proc/{process}/task").glob("*/children"))
+    except (OSError, ValueError):
+        return None
+    return None if children or state not in "RS" else int(fields[10]) + int(fields[11])
 
 
 def signal_name(number: int) -> str:
@@ -241,7 +284,7 @@ def serve(
     try:
         prepare()
         order = sys.stdin.readline()
-        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+        _end_with_the_parent()
         if order:
             send("done", result=work(json.loads(order)))
     except KeyboardInterrupt:
@@ -261,7 +304,20 @@ def serve(
 
 
 def _end_with_the_parent() -> None:
-    """End this process when the parent is gone: only the parent holds the other end of standard input."""
+    """Let this process end when the parent is gone: only the parent holds the other end of standard input.
+
+    Where the system can, it ends the process by itself, also in the middle of native code that lets no thread run.
+    """
+    if hasattr(signal, "SIGIO"):
+        import fcntl
+
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    threading.Thread(target=_wait_for_the_end, daemon=True).start()
+
+
+def _wait_for_the_end() -> None:
     with contextlib.suppress(OSError):
         while os.read(0, 1):  # not sys.stdin, whose lock this thread would hold when the process ends well
             pass
