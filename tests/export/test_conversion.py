@@ -8,9 +8,9 @@ import pytest
 from networks import small_network
 from onnx_networks import save_mixed_network
 
-from workbench.core.errors import BackendUnavailableError
+from workbench.core.errors import BackendUnavailableError, InputError
 from workbench.core.packages import load_keras
-from workbench.export.keras_model import keras_to_onnx
+from workbench.export.keras_model import OPSETS, default_opset, keras_to_onnx, pb_to_onnx
 
 HEAVY = ("tensorflow", "keras", "torch", "matplotlib", "skimage", "scipy")
 
@@ -48,6 +48,11 @@ def run_command(*words, unwanted=HEAVY, **variables):
         ("text.md", (), "is not a model this program opens"),
         ("resnet50", ("--exporter", "magic"), "got exporter='magic'"),
         ("resnet50", ("--pb", "nowhere/x.pb"), "does not exist; create it first"),
+        ("resnet50", ("--opset", "99"), "got opset=99, expected 7 to 18"),
+        ("resnet50", ("--opset", "0"), "got opset=0, expected 7 to 18"),
+        ("resnet50", ("--opset", "-1"), "got opset=-1"),
+        ("resnet50", ("--exporter", "keras2onnx", "--opset", "16"), "expected 7 to 15"),
+        ("resnet50", ("--timeout", "nan"), "expected seconds above 0"),
     ],
 )
 def test_what_a_name_a_path_or_an_option_tells_is_refused_without_any_framework(tmp_path, model, options, message):
@@ -97,3 +102,31 @@ def test_keras_that_was_imported_on_another_framework_is_refused_with_what_to_se
     with pytest.raises(BackendUnavailableError, match=message):
         keras_to_onnx(model, tmp_path / "x.onnx", progress=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_opsets_that_are_allowed_are_those_that_the_packages_write():
+    constants = pytest.importorskip("tf2onnx.constants")
+    assert OPSETS["tf2onnx"][1] == max(constants.OPSET_TO_IR_VERSION)
+    torch = pytest.importorskip("torch.onnx._constants")
+    assert OPSETS["torch"] == (torch.ONNX_MIN_OPSET, torch.ONNX_MAX_OPSET)
+
+
+@pytest.mark.parametrize("opset", [0, -1, 19, 99, 10**9, 17.0, "17", True])
+@pytest.mark.parametrize("call", [pb_to_onnx, keras_to_onnx])
+def test_an_opset_that_is_not_written_is_refused_before_the_network_is_looked_at(tmp_path, call, opset):
+    with pytest.raises(InputError, match=r"got opset=.* expected 7 to 18"):
+        call(tmp_path / "nothing.pb", tmp_path / "x.onnx", opset=opset, progress=False)
+
+
+@pytest.mark.parametrize("exporter", ["tf2onnx", "keras2onnx"])
+def test_every_opset_that_is_written_is_allowed(exporter):
+    first, last = OPSETS[exporter]
+    assert [default_opset(exporter, opset) for opset in range(first, last + 1)] == [*range(first, last + 1)]
+    assert first <= default_opset(exporter) <= last
+
+
+def test_a_conversion_prints_its_bar_on_one_line_and_nothing_else_on_standard_error(tmp_path):
+    small_network().save(tmp_path / "small.keras")
+    said, errors = run_command("convert", tmp_path / "small.keras", tmp_path / "x.onnx", unwanted=())
+    assert said == "status 0 imported"
+    assert [line for line in errors.splitlines() if line.strip() and "step" not in line] == []

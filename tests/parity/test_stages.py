@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+import tf1_networks
 from networks import small_network, two_input_network, upsampling_network
 from odd_networks import mixed
 from onnx import helper, numpy_helper
@@ -14,7 +15,8 @@ from onnx_networks import save_network
 from workbench.cli import main as cli
 from workbench.core.errors import BackendUnavailableError, EngineBuildError, ExportError, FeedError, InputError
 from workbench.core.tolerance import Tolerance
-from workbench.export.keras_model import keras_to_onnx
+from workbench.export.keras_model import keras_to_onnx, keras_to_pb, write_pb
+from workbench.models.freezing import freeze
 from workbench.parity import stages
 from workbench.parity.stages import verify
 
@@ -252,3 +254,33 @@ def test_a_misspelt_input_of_a_feed_is_refused_and_not_taken_by_position():
     feed = {name: np.ones((1, 8), np.float32) for name in ("left", "rihgt")}
     with pytest.raises(FeedError, match="'right' is missing"):
         judge(two_input_network(), two_input_network(), feeds=[("mine", feed)])
+
+
+@pytest.fixture(scope="module")
+def graph_files(tmp_path_factory):
+    """The small network as a frozen graph, as a SavedModel and as a checkpoint of TensorFlow 1."""
+    folder = tmp_path_factory.mktemp("graphs")
+    keras_to_pb(small_network(), folder / "graph.pb")
+    small_network().export(folder / "saved", verbose=False)
+    checkpoint = tf1_networks.save(tf1_networks.build(), folder)
+    return {"graph": folder / "graph.pb", "saved": folder / "saved", "checkpoint": checkpoint}
+
+
+@pytest.mark.parametrize("kind", ["graph", "saved", "checkpoint"])
+def test_a_tensorflow_graph_alone_goes_through_every_stage(graph_files, kind, no_engine, capsys):
+    report = judge(graph_files[kind])
+    assert report.passed, report.to_text()
+    assert [stage.name for stage in report.stages] == ["TensorFlow graph", "raw ONNX", "fixed ONNX", "engine"]
+    assert cli.main(["verify", str(graph_files[kind])]) == 0
+    assert capsys.readouterr().out.startswith("PASS: every stage")
+
+
+def test_a_graph_with_an_open_height_and_width_asks_for_them(tmp_path, no_engine):
+    frozen = freeze(upsampling_network(), spatial=(40, 56))
+    placeholder = next(node for node in frozen.graph_def.node if node.name in frozen.inputs)
+    for dim in placeholder.attr["shape"].shape.dim[1:3]:
+        dim.size = -1
+    write_pb(frozen, tmp_path / "open.pb")
+    with pytest.raises(InputError, match="give --spatial H W"):
+        judge(tmp_path / "open.pb")
+    assert judge(tmp_path / "open.pb", spatial=(40, 56)).passed

@@ -280,7 +280,7 @@ def test_tf32_is_off_unless_asked_for_or_needed_by_float16_weights(tmp_path):
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, ("batch", 3)) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
     onnx.save(onnx.helper.make_model(graph), tmp_path / "half.onnx")
-    assert weight_types(tmp_path / "half.onnx") == {onnx.TensorProto.FLOAT16}
+    assert weight_types(onnx.load(tmp_path / "half.onnx")) == {onnx.TensorProto.FLOAT16}
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_onnx_runtime_is_opened_as_the_weights_need(tmp_path, monkeypatch, kind,
     opsets = [onnx.helper.make_opsetid("", 19)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "w.onnx")
     OnnxRuntimeRunner(tmp_path / "w.onnx", device="cuda", threads=3)
-    assert asked == [{"device": "cuda", "threads": 3, **expected}]
+    assert asked == [{"device": "cuda", "threads": 3, "loops": False, **expected}]
 
 
 def test_the_cuda_libraries_of_other_packages_are_loaded_and_nothing_is_printed(tmp_path, monkeypatch, capsys):

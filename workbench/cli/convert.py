@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opset", type=int, help="ONNX operator set (default: 17; 15 with keras2onnx)")
     add_feeds(parser)
     parser.add_argument("--no-check", dest="check", action="store_false", help="do not run what was written")
+    parser.add_argument("--timeout", type=float, metavar="S", help="give up after this many seconds (default: never)")
     parser.add_argument("--pb", type=Path, help="also keep the frozen TensorFlow graph in this file")
     add_overwrite(parser)
 
@@ -44,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
             pb_path=options.pb,
             feeds=feeds_of(options),
             check=options.check,
+            timeout_s=options.timeout,
         )
     )
     return 0

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_images(parser, "pictures to judge on; built-in ones by default")
     add_spatial(parser)
     parser.add_argument("--keep-files", type=Path, metavar="DIR", help="keep the files that are made on the way")
+    parser.add_argument("--timeout", type=float, metavar="S", help="give up after this many seconds (default: never)")
     sweep.add_precision(
         parser, "instead of the stages, judge precisions against float32: fp16 int8 tf32 bf16 fp8, or all"
     )
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
         preprocess=options.preprocess,
         spatial=spatial_of(options),
         work_folder=options.keep_files,
+        timeout_s=options.timeout,
     )
     sweep.write(report, options)
     return exit_status(report.status)
@@ -51,6 +53,8 @@ def _run_precision(options: argparse.Namespace) -> int:
     """Judge each precision; fp16 stands beside 8 bits even if nobody asked for it."""
     from workbench.precision.spec import EIGHT_BITS
 
+    if options.timeout is not None:
+        raise InputError("got --timeout beside --precision, which has a limit for each point; leave it out")
     if options.others:
         raise InputError(f"got {options.others[0]} beside --precision, expected one network; leave it out")
     beside = ["fp16"] if set(EIGHT_BITS) & set(options.precision) else []

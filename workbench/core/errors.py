@@ -2,9 +2,19 @@
 
 from collections.abc import Iterable
 
+LONGEST = 640
+"""Letters of a sentence: names and other packages' messages in it may be of any length."""
+
 
 class WorkbenchError(Exception):
-    """Base of every error that is the caller's to mend; the command line prints it as one sentence."""
+    """Base of every error that is the caller's to mend; the command line prints it as one sentence.
+
+    Its text is one line without control characters, and without the middle of what would be too long.
+    """
+
+    def __str__(self) -> str:
+        text = "".join(letter if letter.isprintable() else " " for letter in super().__str__()).strip()
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 3 :]}"
 
 
 class InputError(WorkbenchError, ValueError):
@@ -29,6 +39,10 @@ class BackendUnavailableError(WorkbenchError, ImportError):
 
 class ExportError(WorkbenchError, RuntimeError):
     """A network could not be converted."""
+
+
+class TimeLimitError(WorkbenchError, TimeoutError):
+    """What was asked for took longer than its time limit, and was ended."""
 
 
 class AnswersDifferError(ExportError):

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from workbench.core.errors import BackendUnavailableError, ExportError, InputError, OutputError, WorkbenchError
+from workbench.core.time_limit import time_left
 
 Event = Mapping[str, Any]
 
@@ -106,6 +107,8 @@ class Child:
         `on_event` takes each event that is not the protocol's own; after `timeout_s` seconds the child is ended. Where
         it fails, dies or takes too long, the WorkbenchError is of the kind that the child names, else that of `error`.
         """
+        left = time_left(self._title)
+        timeout_s = min((seconds for seconds in (timeout_s, left) if seconds is not None), default=None)
         over, reasons = threading.Event(), list[str]()
         watch = threading.Thread(target=self._watch, args=(over, reasons, timeout_s), daemon=True)
         try:
@@ -124,6 +127,7 @@ class Child:
             over.set()
             self._process.kill()
         if reasons:
+            time_left(self._title)
             raise self._error(f"{self._title} {reasons[0]}", self.log)
         if status or last.get("event") != "done":
             raise self._failure(status, last)

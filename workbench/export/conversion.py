@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from workbench.core.errors import AnswersDifferError, ExportError, InputError, ModelError
 from workbench.core.files import check_outputs
-from workbench.export.keras_model import default_opset, keras_to_onnx, tf2onnx_command, write_pb
+from workbench.core.time_limit import time_left, time_limit
+from workbench.export.keras_model import check_opset, default_opset, keras_to_onnx, tf2onnx_command, write_pb
 from workbench.export.tf2onnx_process import STEPS, Tf2onnxProcess
 from workbench.models.files import freeze_model, model_kind, open_model, open_tf_keras_model
 from workbench.models.tf1_checkpoint import PathLike
@@ -38,6 +39,7 @@ def convert(
     pb_path: PathLike | None = None,
     feeds: Iterable[tuple[str, "Feed"]] | None = None,
     check: bool = True,
+    timeout_s: float | None = None,
     progress: bool = True,
 ) -> str:
     """Open a model, convert it to ONNX, compare the answers of both, and say what came out.
@@ -53,6 +55,8 @@ def convert(
         pb_path: also keep the frozen graph here.
         feeds: (name, feed) pairs to compare on; two pictures, or random numbers, when None.
         check: run the source and what was written, and compare the answers; False only writes.
+        timeout_s: give up after this many seconds; None for no limit. What TensorFlow and PyTorch do in this process
+            is waited for.
         progress: show a bar.
     Returns:
         The summary: inputs, outputs, operators, the verdict, and the equivalent tf2onnx command line. For an ONNX file:
@@ -62,12 +66,26 @@ def convert(
         ModelError: the source cannot be opened.
         ExportError: it cannot be converted, or what was written does not load; an AnswersDifferError where it answers
             differently.
+        TimeLimitError: it took longer than `timeout_s`; the message names the step.
         BackendUnavailableError: a package is missing, or Keras computes with another framework than TensorFlow.
         OutputError: a file cannot be written.
     """
     if Path(path).suffix.lower() != ".onnx":
         raise InputError(f"got the output file {path}, expected a name that ends in .onnx")
     check_outputs([path, pb_path], [source])
+    if feeds is not None:
+        from workbench.pictures.feeds import checked_feeds
+
+        feeds = checked_feeds(feeds)
+    with time_limit(timeout_s):
+        return _convert(source, path, exporter, spatial, inputs, outputs, opset, pb_path, feeds, check, progress)
+
+
+def _convert(
+    source: Any, path: PathLike, exporter: str, spatial: Any, inputs: Any, outputs: Any, opset: int | None,
+    pb_path: Any, feeds: Any, check: bool, progress: bool,
+) -> str:  # fmt: skip
+    """See `convert`."""
     suffix = Path(source).suffix.lower() if isinstance(source, (str, os.PathLike)) else None
     if suffix == ".onnx":
         if spatial is not None or pb_path is not None or opset is not None:
@@ -98,6 +116,8 @@ def convert(
 def _convert_program(source: Any, path: PathLike, opset: int | None, feeds: Any, check: bool, progress: bool) -> str:
     if isinstance(source, (str, os.PathLike)):
         model_kind(source)
+    if opset is not None:
+        check_opset("torch", opset)
     from workbench.export.torch_model import torch_to_onnx
 
     program = open_model(source)
@@ -118,6 +138,7 @@ def _convert_graph(
         frozen = freeze_model(model, spatial=spatial)
         if pb_path is not None:
             write_pb(frozen, pb_path)
+        time_left("open and freeze the model")
         bar.update()
         process.convert(frozen, path, opset=opset, bar=bar)
     graph_file = pb_path or Path(path).with_suffix(".pb")

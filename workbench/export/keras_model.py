@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from workbench.core.errors import ExportError
+from workbench.core.errors import ExportError, InputError
 from workbench.core.files import atomic_path, check_outputs
 from workbench.export.tf2onnx_process import STEPS, Tf2onnxProcess
 from workbench.models.freezing import FrozenGraph, freeze
@@ -21,6 +21,9 @@ from workbench.models.tf1_graph import fix_size, take_channels_first
 OPSET = 17
 EXPORTERS = {"tf2onnx": OPSET, "keras2onnx": 15}
 """Each exporter, and the opset that it writes when none is asked for."""
+
+OPSETS = {"tf2onnx": (7, 18), "keras2onnx": (7, 15), "torch": (7, 23)}
+"""The first and the last opset that tf2onnx 1.17, keras2onnx 1.7 and PyTorch 2.13 write."""
 
 
 def keras_to_onnx(
@@ -45,6 +48,7 @@ def keras_to_onnx(
         The path. A single input is named `input`, a single output `output`, several keep their
         Keras names; the first dimension of each is named `batch`.
     Raises:
+        InputError: an opset that the exporter does not write.
         ExportError: the model cannot be frozen or converted; the message names the reason.
         OutputError: the file cannot be written.
     """
@@ -62,10 +66,21 @@ def keras_to_onnx(
 
 
 def default_opset(exporter: str, opset: int | None = None) -> int:
-    """Return the opset asked for, or the one that this exporter writes best; ExportError for an unknown exporter."""
+    """Return the opset asked for, or the one that this exporter writes best.
+
+    ExportError for an unknown exporter; InputError for an opset that it does not write.
+    """
     if exporter not in EXPORTERS:
         raise ExportError(f"got exporter={exporter!r}, expected one of {', '.join(EXPORTERS)}")
-    return EXPORTERS[exporter] if opset is None else opset
+    return EXPORTERS[exporter] if opset is None else check_opset(exporter, opset)
+
+
+def check_opset(exporter: str, opset: int) -> int:
+    """Return an opset that this key of `OPSETS` writes; InputError for any other."""
+    first, last = OPSETS[exporter]
+    if type(opset) is not int or not first <= opset <= last:
+        raise InputError(f"got opset={opset!r}, expected {first} to {last}, which {exporter} writes; leave it out")
+    return opset
 
 
 def keras_to_pb(
@@ -119,6 +134,7 @@ def pb_to_onnx(
     Returns:
         `onnx_path`.
     Raises:
+        InputError: an opset that tf2onnx does not write.
         ModelError: `pb_path` is not a frozen graph.
         ExportError: an operator cannot be converted; the message names it.
         OutputError: the file cannot be written.
@@ -126,6 +142,7 @@ def pb_to_onnx(
     from workbench.models.files import read_frozen_graph
 
     check_outputs([onnx_path], [pb_path])
+    check_opset("tf2onnx", opset)
     frozen = read_frozen_graph(pb_path, inputs, outputs)
     with tqdm(total=STEPS, unit="step", leave=False, disable=not progress) as bar:
         return frozen_to_onnx(frozen, onnx_path, opset=opset, bar=bar)

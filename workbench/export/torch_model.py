@@ -21,6 +21,7 @@ from workbench.core.errors import ExportError
 from workbench.core.files import atomic_path
 from workbench.core.packages import require_backend
 from workbench.core.report import Report
+from workbench.export.keras_model import check_opset
 from workbench.models.torch_file import first_line, is_program, is_script
 from workbench.onnx_graph.file import OnnxSummary, check
 from workbench.pictures.feeds import Feed
@@ -95,13 +96,15 @@ def torch_to_onnx(
         The path, the parity report and what the file holds. A single input is named `input`, a single output
         `output`; several inputs keep the names of the arguments, several outputs their keys, or get numbers.
     Raises:
-        InputError: an example that the network does not take, or that holds no tensors.
+        InputError: an example that the network does not take, or that holds no tensors; an opset that is none.
         ModelError: the program was exported in training mode.
         ExportError: control flow that depends on the data, an operator without an ONNX form, a batch that the network
             itself fixes, an opset that cannot be written, or more than 2 GB of weights.
         BackendUnavailableError: PyTorch, onnxscript or onnxslim is not installed.
         OutputError: the file cannot be written.
     """
+    if opset is not None:
+        check_opset("torch", opset)
     require_backend("onnxscript", "torch")
     slim = require_backend("onnxslim", "torch").slim
     with tqdm(total=_STEPS, unit="step", leave=False, disable=not progress) as bar:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import inliner
 
+from workbench.core.errors import InputError
 from workbench.core.report import Report, Table, count
 from workbench.onnx_graph import edit
 from workbench.onnx_graph.file import OnnxSummary, check, read
@@ -20,6 +21,7 @@ COUNTED = {"Conv", "ConvInteger", "ConvTranspose", "MatMul", "MatMulInteger", "G
 # They may be most of the work, and are not counted here.
 WITHOUT_FORMULA = {"Einsum", "Attention", "DeformConv", "DFT", "STFT", "Loop", "Scan", "If", "RotaryEmbedding",
                    "LinearAttention"}  # fmt: skip
+LARGEST_BATCH = 1 << 20
 LARGEST = 8  # layers that the report lists
 PREFIXES = ("", "k", "M", "G", "T", "P")
 HEADINGS = ("layer", "operator", "output", "cost", "parameters")
@@ -40,7 +42,10 @@ def flops_of(node: onnx.NodeProto, values: edit.Values) -> int | None:
     result = edit.fixed_shape(values.get(next(filter(None, node.output), "")))
     if first is None or second is None or result is None:
         return None
-    return 2 * _products(node, first, second, result)
+    try:
+        return 2 * _products(node, first, second, result)
+    except IndexError:  # shapes that the operator does not take
+        return None
 
 
 def _products(node: onnx.NodeProto, first: Shape, second: Shape, result: Shape) -> int:
@@ -148,8 +153,11 @@ def inspect(path: str | os.PathLike[str], *, batch: int = 1) -> OnnxInspection:
     Returns:
         Inputs, outputs, operators, parameters, floating-point operations and the largest layers.
     Raises:
+        InputError: no batch that can be counted.
         ModelError: not a valid ONNX model.
     """
+    if type(batch) is not int or not 1 <= batch <= LARGEST_BATCH:
+        raise InputError(f"got batch={batch!r}, expected a whole number of 1 to {LARGEST_BATCH:,}")
     summary, model = check(path), read(path)
     weights = {tensor.name: tensor for tensor in model.graph.initializer} | edit.constants(model.graph)
     flat = edit.light_copy(model)

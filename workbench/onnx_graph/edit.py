@@ -15,6 +15,8 @@ STANDARD = ("", "ai.onnx")  # names of the domain of ONNX's own operators
 LARGEST_FILE = (1 << 31) - 1  # bytes that one protobuf file can hold
 LARGEST_SHAPE = 1024  # numbers that a weight may have and still be taken for a shape, an axis or a scale
 
+_PLAIN = frozenset(getattr(onnx.AttributeProto, name) for name in ("FLOAT", "INT", "STRING", "FLOATS", "INTS"))
+
 Namer = Callable[[str], str]
 Values = Mapping[str, onnx.TypeProto.Tensor]  # element type and shape of tensors
 
@@ -36,6 +38,24 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     for node in graph.node:
         for inner in inner_graphs(node):
             yield from graphs(inner)
+
+
+def parts(model: onnx.ModelProto) -> Iterator[Any]:
+    """Whatever in a model has nodes: its graph, its functions, and every graph inside their nodes."""
+    for whole in (model.graph, *model.functions):
+        yield from graphs(whole)
+
+
+def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The weights of a model and the numbers in its nodes' attributes, wherever they are."""
+    for part in parts(model):
+        yield from getattr(part, "initializer", ())
+        sparse = [*getattr(part, "sparse_initializer", ())]
+        items = [item for node in part.node for item in node.attribute if item.type not in _PLAIN]
+        for item in items:
+            yield from (*([item.t] if item.HasField("t") else ()), *item.tensors)
+            sparse += [*([item.sparse_tensor] if item.HasField("sparse_tensor") else ()), *item.sparse_tensors]
+        yield from (tensor for each in sparse for tensor in (each.values, each.indices))
 
 
 def all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -132,8 +152,9 @@ def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     fed = {value.name for value in graph.input}
     found = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in fed}
     for node in graph.node:
-        if is_a(node, "Constant") and node.attribute[0].name == "value":
-            found[node.output[0]] = node.attribute[0].t
+        value = attribute(node, "value") if is_a(node, "Constant") else None
+        if isinstance(value, onnx.TensorProto):
+            found[node.output[0]] = value
     return found
 
 

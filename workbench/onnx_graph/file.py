@@ -5,9 +5,10 @@ import hashlib
 import json
 import math
 import os
+import stat
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import onnx
 from workbench.core.contract import TensorSpec
 from workbench.core.errors import ModelError, OutputError, first_line
 from workbench.core.files import atomic_path, cache_folder
-from workbench.onnx_graph.edit import STANDARD, dims, graphs, opset, real_inputs, refuse_large, rename
+from workbench.onnx_graph.damage import refuse_damaged, refuse_growth
+from workbench.onnx_graph.edit import LARGEST_FILE, STANDARD, dims, real_inputs, refuse_large, rename, tensors
 
 _SETTLED_NS = 2_000_000_000  # FAT keeps times in steps of 2 s, the coarsest of the usual file systems
 
@@ -50,29 +52,36 @@ class OnnxSummary:
 
 
 def check(path: str | os.PathLike[str]) -> OnnxSummary:
-    """Check that a file is a whole, valid ONNX model and tell what it holds.
+    """Check that a file is a whole, valid ONNX model that can be handed to native code, and tell what it holds.
 
     Args:
         path: the `.onnx` file.
     Returns:
         Inputs, outputs, operators, parameters and opset.
     Raises:
-        ModelError: a directory, an empty, text or truncated file, an unknown operator or opset, a graph
-            without nodes, missing weights, or weights outside the model's folder.
+        ModelError: a directory, an empty, text or truncated file, an unknown operator, type or opset, a graph
+            without nodes, names that are no text, functions that grow without measure, or weights that are missing,
+            of another size, or outside the model's folder.
     """
     path = Path(path)
     model = read(path)
-    graph, version, known = model.graph, opset(model), onnx.defs.onnx_opset_version()
+    graph, known = model.graph, onnx.defs.onnx_opset_version()
+    versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD]
+    version = versions[0] if len(set(versions)) == 1 else 0
     if not 1 <= version <= known:
-        raise ModelError(f"{path} declares opset {version}, expected 1 to {known}; export it with opset 17")
+        declared = " and ".join(map(str, versions)) or "none"
+        raise ModelError(f"{path} declares opset {declared}, expected 1 to {known}; export it with opset 17")
     if not graph.node or not graph.output:
         raise ModelError(f"{path} holds an empty graph; export the model again")
-    external_files(path, model)
+    numbers = list(tensors(model))
+    refuse_damaged(model, numbers, path)
+    external_files(path, numbers)
     _check_operators(path, model)
     try:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path} is not a valid ONNX graph: {first_line(error)}; export the model again") from error
+    refuse_growth(model, path)
     return OnnxSummary(
         inputs=tuple(map(tensor_spec, real_inputs(graph))),
         outputs=tuple(map(tensor_spec, graph.output)),
@@ -85,20 +94,33 @@ def check(path: str | os.PathLike[str]) -> OnnxSummary:
 def read(path: str | os.PathLike[str]) -> onnx.ModelProto:
     """Read an ONNX file without its external weights; a ModelError where it is missing, a folder, empty or not ONNX."""
     path = Path(path)
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ModelError(f"{path} does not exist; give the path of an .onnx file") from error
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
+        raise ModelError(f"{path} cannot be opened ({first_line(error)}); give the path of an .onnx file") from error
+    if stat.S_ISDIR(status.st_mode):
         raise ModelError(f"got the directory {path}, expected an .onnx file")
-    if not path.exists():
-        raise ModelError(f"{path} does not exist; give the path of an .onnx file")
-    if path.stat().st_size == 0:
-        raise ModelError(f"{path} is empty; export the model again")
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{path} is a device or a pipe, expected an .onnx file; copy the model into a file")
+    if not 0 < status.st_size <= LARGEST_FILE:
+        size = f"has {status.st_size:,} bytes, more than the 2 GB of any ONNX file" if status.st_size else "is empty"
+        raise ModelError(f"{path} {size}; export the model again")
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf raises DecodeError, which is not public
-        reason = first_line(error)
-        raise ModelError(f"{path} is not an ONNX file, or was cut short ({reason}); copy it again") from error
+        reason = "cannot be read" if isinstance(error, OSError) else "is not an ONNX file, or was cut short"
+        raise ModelError(f"{path} {reason} ({first_line(error)}); copy it again") from error
     if not model.ir_version or not model.HasField("graph"):
         raise ModelError(f"{path} is not an ONNX file: it has no graph; copy it again")
     return model
+
+
+def load(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Check an ONNX file and read it with its weights; a ModelError where it is not whole, see `check`."""
+    check(path)
+    return onnx.load(os.fspath(path))
 
 
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:
@@ -188,23 +210,48 @@ def take_digest(path: Path) -> str:
     return digest
 
 
-def external_files(path: Path, model: onnx.ModelProto | None = None) -> list[Path]:
-    """Return the files that hold an ONNX model's external data, also that of constants and inner graphs.
+def external_files(path: Path, numbers: Iterable[onnx.TensorProto] | None = None) -> list[Path]:
+    """Return the files that hold an ONNX model's external data, also that of constants, functions and inner graphs.
 
-    One that is missing, or lies outside the model's folder, is a ModelError. A model that is read already saves time.
+    One that is missing, too short or outside the model's folder is a ModelError. The `tensors` of a model that is read
+    already save time.
     """
-    folder, names = path.resolve().parent, {}
-    for graph in graphs((model or read(path)).graph):
-        values = (tensor for node in graph.node for item in node.attribute for tensor in (item.t, *item.tensors))
-        for tensor in (*graph.initializer, *values):
-            names.update({entry.value: tensor.name for entry in tensor.external_data if entry.key == "location"})
-    for location, name in names.items():
+    folder = path.resolve().parent
+    sizes: dict[str, int] = {}
+    outside = [tensor for tensor in (tensors(read(path)) if numbers is None else numbers) if tensor.external_data]
+    for tensor in outside:
+        places = [entry.value for entry in tensor.external_data if entry.key == "location"]
+        for location in places:
+            sizes[location] = sizes.get(location) or _external_size(path, tensor.name, folder, location)
+        span = {entry.key: entry.value for entry in tensor.external_data if entry.key in ("offset", "length")}
+        if not all(number.isascii() and number.isdigit() and len(number) < 20 for number in span.values()):
+            found = " and ".join(f"the {key} {number!r}" for key, number in span.items())
+            raise ModelError(
+                f"{path} keeps {tensor.name} in another file at {found}, no numbers; export the model again"
+            )
+        end = sum(map(int, span.values()))
+        if places and end > sizes[places[-1]]:
+            raise ModelError(
+                f"{path} keeps {tensor.name} in {places[-1]} up to byte {end}, which has {sizes[places[-1]]}; "
+                "copy both files again"
+            )
+    return [(folder / location).resolve() for location in sorted(sizes)]
+
+
+def _external_size(path: Path, name: str, folder: Path, location: str) -> int:
+    """The size in bytes of a file of external data."""
+    try:
         file = (folder / location).resolve()
-        if not file.is_relative_to(folder):
-            raise ModelError(f"{path} keeps {name} in {location}, outside its own folder; move it beside the model")
-        if not file.is_file():
-            raise ModelError(f"{path} keeps {name} in {location}, which is missing; copy it beside the model")
-    return [(folder / location).resolve() for location in sorted(names)]
+        inside, size = file.is_relative_to(folder), file.stat().st_size if file.is_file() else None
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # too long, a ring of links, no text, a zero in it
+        raise ModelError(
+            f"{path} keeps {name} in a file that cannot be opened ({first_line(error)}); export the model again"
+        ) from error
+    if not inside:
+        raise ModelError(f"{path} keeps {name} in {location}, outside its own folder; move it beside the model")
+    if size is None:
+        raise ModelError(f"{path} keeps {name} in {location}, which is missing; copy it beside the model")
+    return size
 
 
 def _note(path: Path) -> Path:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from workbench.onnx_graph import edit
-from workbench.onnx_graph.session import open_session
+from workbench.onnx_graph.session import open_session, run_session
 
 LARGEST_CONSTANT = 1 << 20  # bytes up to which a folded result is kept although it is larger than what it is made of
 _NEVER_FOLDED = frozenset(
@@ -72,7 +72,7 @@ def _evaluate(model: onnx.ModelProto, nodes: list[onnx.NodeProto], given: Arrays
         return {}
     graph = helper.make_graph(nodes, "constants", [], [onnx.ValueInfoProto(name=name) for name in names], weights)
     part = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    return dict(zip(names, open_session(part, optimise="none").run(names, {}), strict=True))
+    return run_session(open_session(part, optimise="none"), {}, "compute its constants")
 
 
 def _not_growing(nodes: list[onnx.NodeProto], results: Arrays, sizes: dict[str, int]) -> Arrays:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from workbench.core.errors import InputError, ModelError
 from workbench.core.files import check_outputs
 from workbench.onnx_graph.edit import Namer, copy_of, dims, namer, opset, real_inputs, rename
-from workbench.onnx_graph.file import check, write
+from workbench.onnx_graph.file import load, write
 from workbench.pictures.images import CITYSCAPES_MEAN
 
 Model = onnx.ModelProto | str | os.PathLike[str]
@@ -141,8 +141,7 @@ def _open(model: Model) -> onnx.ModelProto:
     """Read a checked model with its weights, or copy a loaded one."""
     if isinstance(model, onnx.ModelProto):
         return copy_of(model)
-    check(model)
-    return onnx.load(os.fspath(model))
+    return load(model)
 
 
 def _only(values: Iterable[onnx.ValueInfoProto], kind: str) -> onnx.ValueInfoProto:

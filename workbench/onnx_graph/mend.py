@@ -18,7 +18,7 @@ from workbench.core.report import Report, Status, Table, count
 from workbench.core.tolerance import AnyTolerance
 from workbench.onnx_graph import fold, rewrites
 from workbench.onnx_graph.edit import copy_of
-from workbench.onnx_graph.file import check
+from workbench.onnx_graph.file import load
 from workbench.onnx_graph.proof import Feeds, Proof
 
 SIMPLIFIERS = ("onnxslim",)
@@ -165,8 +165,7 @@ def fix(
         raise InputError(f"got simplifier={simplifier!r}, expected {' or '.join(map(repr, SIMPLIFIERS))}, or None")
     check_outputs([out], [path])
     chosen = (*((_onnxslim(),) if simplifier else ()), *REWRITES)
-    check(path)
-    original = onnx.load(str(path))
+    original = load(path)
     before = Counter(node.op_type for node in original.graph.node)
     proof = Proof(original, feeds, tolerance)
     model, applied = _apply(original, chosen, proof, progress)

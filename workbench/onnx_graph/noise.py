@@ -20,6 +20,7 @@ from workbench.core.errors import InputError
 from workbench.core.output_errors import OutputSums
 from workbench.core.tolerance import RoundingNoise, Tolerance, coarsest
 from workbench.onnx_graph.edit import all_nodes, attribute, copy_of, real_inputs
+from workbench.onnx_graph.file import load
 from workbench.onnx_graph.session import open_session, run_session
 
 FEEDS = 2
@@ -63,7 +64,7 @@ def rounding_noise(
         ModelError: not a valid ONNX model, or one that ONNX Runtime does not run.
         ExportError: a network of more than 2 GB.
     """
-    model = copy_of(network) if isinstance(network, onnx.ModelProto) else onnx.load(os.fspath(network))
+    model = copy_of(network) if isinstance(network, onnx.ModelProto) else load(network)
     unit = coarsest(unit, own_unit(model))
     names = [value.name for value in real_inputs(model.graph)]
     kept = [dict(zip(names, ordered_feed(names, feed), strict=True)) for _, feed in itertools.islice(feeds, FEEDS)]

@@ -17,7 +17,7 @@ from workbench.onnx_graph.file import tensor_spec
 from workbench.onnx_graph.input_values import input_values
 from workbench.onnx_graph.noise import rounding_noise
 from workbench.onnx_graph.session import open_session, run_session
-from workbench.pictures.feeds import Known, channel_axis, make_feeds, random_feed
+from workbench.pictures.feeds import Known, channel_axis, checked_feeds, make_feeds, random_feed
 
 PURPOSE = "run the network, so no rewrite can be proved"
 OPEN_PICTURE = (64, 96)  # rows and columns of the test pictures for a network that leaves both open
@@ -38,9 +38,8 @@ class Proof:
     def __init__(self, model: onnx.ModelProto, feeds: Feeds | None, tolerance: AnyTolerance | None) -> None:
         self._model, self._tolerance = model, tolerance
         specs = {value.name: tensor_spec(value) for value in real_inputs(model.graph)}
-        self._feeds = [
-            (name, dict(feed)) for name, feed in (default_feeds(specs, input_values(model)) if feeds is None else feeds)
-        ]
+        given = default_feeds(specs, input_values(model)) if feeds is None else checked_feeds(feeds)
+        self._feeds = [(name, dict(feed)) for name, feed in given]
         for _, feed in self._feeds:
             check_feed(specs, feed)
         session = open_session(model, PURPOSE, optimise="none")

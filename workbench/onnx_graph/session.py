@@ -4,7 +4,10 @@ import contextlib
 import importlib.util
 import io
 import os
+import re
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,19 @@ import onnx
 from workbench.core.driver import require_gpu
 from workbench.core.errors import BackendUnavailableError, ModelError, first_line
 from workbench.core.packages import require_backend
-from workbench.onnx_graph.edit import refuse_large
-from workbench.onnx_graph.file import read
+from workbench.core.time_limit import time_left
+from workbench.onnx_graph.edit import parts, refuse_large
 
 OPTIMISATIONS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "none": "ORT_DISABLE_ALL"}
 FLOAT8 = frozenset({onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2})
 """At full optimisation ONNX Runtime 1.31 refuses these types or answers wrongly; at the basic one it is right."""
+
+_ENDING_S = 2.0
+"""How long a run that is told to end may take for the node that it is at."""
+
+_PLACES = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ .*?\)(?: const)? |\w+\.(?:cc|h):\d+ \w+ "
+)
 
 
 def open_session(
@@ -32,6 +42,7 @@ def open_session(
     optimise: str = "all",
     fuse_qdq: bool = True,
     profile_prefix: str = "",
+    loops: bool = True,
 ) -> Any:
     """Open a network in ONNX Runtime.
 
@@ -45,6 +56,7 @@ def open_session(
         optimise: `"all"`, `"basic"`, or `"none"`: each node runs as it is written.
         fuse_qdq: False lets each pair of QuantizeLinear and DequantizeLinear do nothing but round.
         profile_prefix: write a profile to files that begin so.
+        loops: whether a network that is a file may repeat a part of itself, see `may_loop`.
     Returns:
         The `InferenceSession`.
     Raises:
@@ -67,22 +79,65 @@ def open_session(
         refuse_large(network)
     content = network.SerializeToString() if isinstance(network, onnx.ModelProto) else os.fspath(network)
     try:
-        return runtime.InferenceSession(content, options, providers=providers(device, tf32=tf32))
+        session = runtime.InferenceSession(content, options, providers=providers(device, tf32=tf32))
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
-        raise ModelError(f"ONNX Runtime cannot {purpose}: {first_line(error)}") from error
+        raise ModelError(f"ONNX Runtime cannot {purpose}: {_reason(error)}") from error
+    session.may_loop = may_loop(network) if isinstance(network, onnx.ModelProto) else loops
+    return session
+
+
+def may_loop(model: onnx.ModelProto) -> bool:
+    """Whether a part of the network is repeated until the network itself says that it is enough."""
+    return any(node.op_type == "Loop" for part in parts(model) for node in part.node)
 
 
 def run_session(session: Any, feed: Mapping[str, Any], purpose: str = "run the network") -> dict[str, Any]:
-    """Run an open network once, and return its outputs by name; a ModelError where ONNX Runtime cannot."""
-    names = [value.name for value in session.get_outputs()]
+    """Run an open network once, and return its outputs by name.
+
+    A ModelError where ONNX Runtime cannot; a TimeLimitError at the end of a `time_limit`. Ctrl-C ends it at once where
+    the network `may_loop`.
+    """
+    names, left = [value.name for value in session.get_outputs()], time_left(purpose)
     try:
-        return dict(zip(names, session.run(names, dict(feed)), strict=True))
+        if left is None and not session.may_loop:  # to hand it to a thread takes longer than a small network
+            answers = session.run(names, dict(feed))
+        else:
+            answers = _run_in_thread(session, names, dict(feed), left)
+    except TimeoutError:
+        time_left(purpose)
+        raise
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         doubtful = [name for name, array in feed.items() if array.dtype.kind not in "fb"] or list(feed)
         raise ModelError(
-            f"ONNX Runtime cannot {purpose}: {first_line(error)}; if it is for the numbers in {' or '.join(doubtful)}, "
+            f"ONNX Runtime cannot {purpose}: {_reason(error)}; if it is for the numbers in {' or '.join(doubtful)}, "
             "give others with --feeds FILE.npz (feeds= in Python), else mend the network"
         ) from error
+    return dict(zip(names, answers, strict=True))
+
+
+def _run_in_thread(session: Any, names: Sequence[str], feed: dict[str, Any], left: float | None) -> list[Any]:
+    """Run while this thread waits, so that it hears Ctrl-C and the clock; either ends the run."""
+    options = require_backend("onnxruntime", "dev").RunOptions()
+    answers: Future[list[Any]] = Future()
+
+    def work() -> None:
+        try:
+            answers.set_result(session.run(names, feed, options))
+        except Exception as error:
+            answers.set_exception(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        return answers.result(left)
+    finally:
+        options.terminate = True  # heard before each node
+        thread.join(_ENDING_S)
+
+
+def _reason(error: Exception) -> str:
+    """What ONNX Runtime says, without the places in its source."""
+    return _PLACES.sub("", first_line(error))
 
 
 def open_with_outputs(model: onnx.ModelProto, source: Path, names: Sequence[str], optimise: str = "all") -> Any:
@@ -97,9 +152,9 @@ def open_with_outputs(model: onnx.ModelProto, source: Path, names: Sequence[str]
         model.graph.output.extend(outputs)
 
 
-def weight_types(path: str | os.PathLike[str]) -> frozenset[int]:
+def weight_types(model: onnx.ModelProto) -> frozenset[int]:
     """Return the ONNX types of a network's weights."""
-    return frozenset(tensor.data_type for tensor in read(path).graph.initializer)
+    return frozenset(tensor.data_type for tensor in model.graph.initializer)
 
 
 def providers(device: str, *, tf32: bool = False) -> list[Any]:

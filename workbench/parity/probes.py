@@ -15,9 +15,9 @@ from workbench.core.errors import InputError
 from workbench.core.packages import load_tensorflow, require_backend
 from workbench.models.files import open_model
 from workbench.models.freezing import FrozenGraph, tensor_names
-from workbench.onnx_graph.edit import fixed_shape, inferred_values, light_copy
+from workbench.onnx_graph.edit import fixed_shape, inferred_values, inner_graphs, light_copy, reads
 from workbench.onnx_graph.file import check, read
-from workbench.onnx_graph.session import open_with_outputs
+from workbench.onnx_graph.session import open_with_outputs, run_session
 from workbench.runners.backends import backend_for
 from workbench.runners.keras_runner import describe
 
@@ -75,10 +75,10 @@ def _depending_nodes(
     `rows` are operator, inputs and outputs of each node, in an order in which they can run.
     """
     depending, nodes = set(inputs), []
-    for operator, reads, writes in rows:
-        data = tuple(name for name in reads if name in depending)
+    for operator, given, writes in rows:
+        data = tuple(name for name in given if name in depending)
         if data and operator not in FREE_OPERATORS:
-            weights = tuple(weight_shape(name) for name in reads if name and name not in depending)
+            weights = tuple(weight_shape(name) for name in given if name and name not in depending)
             nodes.append(Node(operator, data, tuple(name for name in writes if name), weights))
             depending.update(writes)
     return tuple(nodes)
@@ -167,7 +167,7 @@ class _OnnxProbe(GraphProbe):
         self.outputs = tuple(plain(value.name) for value in graph.output)
         self.names = (*self.inputs, *self.outputs)
         weights = {plain(tensor.name): tuple(tensor.dims) for tensor in graph.initializer}
-        rows = [(node.op_type, list(map(plain, node.input)), list(map(plain, node.output))) for node in graph.node]
+        rows = [(node.op_type, list(map(plain, _given(node))), list(map(plain, node.output))) for node in graph.node]
         self.nodes = _depending_nodes(rows, self.inputs, lambda name: weights.get(name, ()))
 
     def shape(self, tensor: str) -> tuple[int, ...] | None:
@@ -177,9 +177,15 @@ class _OnnxProbe(GraphProbe):
         values = dict(self._feed)
         asked = [name for name in map(self._full_names.__getitem__, tensors) if name not in values]
         if asked:
-            answers = open_with_outputs(self._model, self._path, asked).run(asked, self._feed)
-            values |= zip(asked, answers, strict=True)
+            session = open_with_outputs(self._model, self._path, asked)
+            values |= run_session(session, self._feed, f"show the tensors inside {self._path}")
         return {name: values[self._full_names[name]] for name in tensors}
+
+
+def _given(node: onnx.NodeProto) -> Iterable[str]:
+    """What a node reads, and what the graphs inside it read of the graph around them."""
+    inner = {name for part in inner_graphs(node) for one in part.node for name in reads(one)}
+    return [*node.input, *sorted(inner.difference(node.input))]
 
 
 def _function_of(tf: Any, model: Any) -> Any:

@@ -25,6 +25,7 @@ from workbench.core.files import make_folder
 from workbench.core.output_errors import times_noise
 from workbench.core.process import temporary_folder
 from workbench.core.report import Status, count
+from workbench.core.time_limit import time_left, time_limit
 from workbench.core.tolerance import FLOOR, AnyTolerance, coarsest
 from workbench.export.conversion import convert
 from workbench.export.keras_model import frozen_to_onnx
@@ -38,7 +39,7 @@ from workbench.parity.divergence import first_divergence
 from workbench.parity.pairs import layer_namer, pair_tensors
 from workbench.parity.probes import open_probe
 from workbench.parity.reports import Divergence, Stage, StagesReport
-from workbench.pictures.feeds import Feed, make_feeds
+from workbench.pictures.feeds import Feed, checked_feeds, make_feeds
 from workbench.runners.backends import backend_for, open_runner
 from workbench.runners.compare import compare_runners, measured_tolerance, shared_specs
 
@@ -56,6 +57,7 @@ def verify(
     feeds: Iterable[tuple[str, Feed]] | None = None,
     tolerance: AnyTolerance | None = None,
     work_folder: str | os.PathLike[str] | None = None,
+    timeout_s: float | None = None,
     progress: bool = True,
 ) -> StagesReport:
     """Follow a network from stage to stage and name the first one that changes its answers.
@@ -73,6 +75,8 @@ def verify(
         feeds: (name, feed) pairs to judge on instead of pictures, by the names of the first stage's inputs.
         tolerance: the limits; when None what rounding does to this network is measured, and a multiple of it allowed.
         work_folder: keep the files that are made here; they are deleted when None.
+        timeout_s: give up after this many seconds; None for no limit. What TensorFlow and PyTorch do in this process
+            is waited for.
         progress: show bars.
     Returns:
         The stages, one parity report for each pair of neighbours, and the stage and layer at fault.
@@ -81,13 +85,15 @@ def verify(
         InputError: the stages do not take the same inputs, or `model` is an engine and alone.
         ImageError: a file in `images` is not an image.
         OutputError: `work_folder` cannot be written to.
+        TimeLimitError: it took longer than `timeout_s`; the message names the step.
     """
     if feeds is not None and images is not None:
         raise InputError("got feeds and images; give one of them")
-    given = None if feeds is None else list(feeds)
-    if given == []:
-        raise InputError("got no feed to judge on; give at least one (name, arrays) pair")
-    with temporary_folder() if work_folder is None else nullcontext(make_folder(work_folder)) as folder:
+    given = None if feeds is None else checked_feeds(feeds)
+    with (
+        time_limit(timeout_s),
+        temporary_folder() if work_folder is None else nullcontext(make_folder(work_folder)) as folder,
+    ):
         made = _name_stages(model, others) if others else _make_stages(model, folder, spatial, given, progress)
         return _Chain(made, bool(others), images, preprocess, given, tolerance, progress, folder).judge()
 
@@ -111,6 +117,7 @@ def _make_stages(model: Any, folder: Path, spatial: tuple[int, int] | None, feed
     bar = tqdm(total=4, unit="stage", leave=False, disable=not progress)
 
     def add(name: str, make: Callable[[], Any], optional: bool = False) -> Any:
+        time_left(f"make {name}")
         bar.set_description(f"make {name}")
         made.append(_attempt(name, make, optional))
         bar.update()
@@ -137,6 +144,8 @@ def _make_raw(
         return add("raw ONNX", lambda: torch_to_onnx(opened, None, folder / "raw.onnx", progress=False).path)
     _refuse_open_sizes(opened, spatial)
     is_graph = isinstance(opened, FrozenGraph)
+    if is_graph and spatial is not None:
+        opened = freeze_model(opened, spatial=spatial)
     made.append((Stage("TensorFlow graph" if is_graph else "Keras"), opened))
     frozen = opened if is_graph else add("frozen graph", lambda: freeze_model(opened, spatial=spatial))
     return None if frozen is None else add("raw ONNX", lambda: frozen_to_onnx(frozen, folder / "raw.onnx"))
@@ -156,11 +165,15 @@ def _attempt(name: str, make: Callable[[], Any], optional: bool) -> tuple[Stage,
 
 def _refuse_open_sizes(model: Any, spatial: tuple[int, int] | None) -> None:
     """Ask for the height and width before a network without them is blamed."""
-    for tensor in getattr(model, "inputs", None) or ():
-        if spatial is None and len(tensor.shape) == 4 and None in tuple(tensor.shape)[1:]:
+    if isinstance(model, FrozenGraph):
+        nodes = {node.name: node.attr["shape"].shape.dim for node in model.graph_def.node if node.name in model.inputs}
+        shapes = {name: tuple(None if dim.size < 0 else dim.size for dim in nodes[name]) for name in model.inputs}
+    else:
+        shapes = {tensor.name: tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or ()}
+    for name, shape in shapes.items():
+        if spatial is None and len(shape) == 4 and None in shape[1:]:
             raise InputError(
-                f"{tensor.name} is {tuple(tensor.shape)}: its height and width are open; give --spatial H W, "
-                "or spatial=(height, width)"
+                f"{name} is {shape}: its height and width are open; give --spatial H W, or spatial=(height, width)"
             )
 
 
@@ -241,6 +254,7 @@ class _Chain:
 
     def _compare(self, first: str, second: str) -> ParityReport | None:
         """Run two stages on all pictures; None, and the reason, where the second cannot run here."""
+        time_left(f"compare {first} and {second}")
         with open_runner(self.targets[first]) as reference:
             self.stages[first] = replace(self.stages[first], runner=reference.info.name)
             if first == next(iter(self.targets)):  # names that are wrong would else be taken by position

@@ -1,8 +1,12 @@
 """Inputs for a network of which only names, shapes and dtypes are known: pictures where it takes pictures."""
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+import stat
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +28,9 @@ SCENES = ("scene_1000025", "scene_1000014")
 
 RANDOM_FEEDS, OPEN_SIZE = 4, 16
 _NUMBERS = np.typecodes["Float"] + np.typecodes["AllInteger"] + "?"  # no complex numbers, nor what only ml_dtypes has
+LARGEST_BYTES = 4 << 30
+"""Of an input that is made here, and of the arrays in a file: a batch of 256 pictures of 1024x1024 in float32 fits."""
+
 _HOW_TO_WRITE = "write one for each feed, with np.savez(path, **{input name: array})"
 
 Feed = dict[str, np.ndarray]
@@ -90,7 +97,7 @@ def read_feeds(path: str | os.PathLike[str]) -> list[tuple[str, Feed]]:
         InputError: there is no such file, or none in the folder, or it holds something else than arrays.
     """
     path = Path(path)
-    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    files = sorted(path.glob("*.npz")) if os.path.isdir(path) else [path]
     if not files:
         raise InputError(f"got the folder {path} without any .npz file; {_HOW_TO_WRITE}")
     return [(file.stem, load_arrays(file)) for file in files]
@@ -99,13 +106,34 @@ def read_feeds(path: str | os.PathLike[str]) -> list[tuple[str, Feed]]:
 def load_arrays(path: str | os.PathLike[str]) -> Feed:
     """Read the arrays of an .npz file by name, text as objects; InputError where it is none, or holds pickled code."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise InputError(f"got {path}, expected a file; give an .npz file, or a folder of them")
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > LARGEST_BYTES:
+            raise InputError(
+                f"{path} unpacks to {unpacked:,} bytes, expected {LARGEST_BYTES:,} at most; split the feed"
+            )
         with np.load(path) as loaded:
             arrays = {name: loaded[name] for name in loaded.files}
         return {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give an .npz file, or a folder of them") from error
     except Exception as error:  # NumPy, zip and zlib have one each for what may be wrong with a file
         raise InputError(f"{path} is not an .npz file of plain arrays; {_HOW_TO_WRITE}") from error
+
+
+def checked_feeds(feeds: Iterable[Any]) -> list[tuple[str, Feed]]:
+    """The feeds that a caller gave, as a list; InputError where one is no (name, arrays by input name) pair."""
+    given = list(feeds)
+    for feed in given:
+        if not (isinstance(feed, tuple | list) and len(feed) == 2 and isinstance(feed[1], Mapping)):
+            raise InputError(f"got {type(feed).__name__} as a feed, expected (name, {{input name: array}}) pairs")
+    if not given:
+        raise InputError("got no feed to judge on; give at least one (name, arrays) pair")
+    return given
 
 
 def channel_axis(spec: TensorSpec) -> int | None:
@@ -124,6 +152,7 @@ def picture_array(picture: np.ndarray, spec: TensorSpec, preprocess: str) -> np.
     height, width = spec.shape[2:] if axis == 1 else spec.shape[1:3]
     if height is None or width is None:
         raise InputError(f"{spec.name} is {spec.describe()}; convert the model with fixed height and width first")
+    _refuse_large(spec, spec.shape)
     chw = rescale_image(picture, (height, width, 3)).transpose(2, 0, 1)
     if preprocess == "unit":
         chw = chw / 127.5 - 1
@@ -155,9 +184,19 @@ def _random_array(spec: TensorSpec, generator: np.random.Generator, known: Known
             "(feeds= in Python), or let the network take float32"
         )
     shape = tuple((1 if axis == 0 else OPEN_SIZE) if size is None else size for axis, size in enumerate(spec.shape))
+    _refuse_large(spec, shape)
     if spec.dtype.startswith("float") and known is None:
         return generator.standard_normal(shape).astype(spec.dtype)
     return generator.integers(0, known or 2, shape).astype(spec.dtype)
+
+
+def _refuse_large(spec: TensorSpec, shape: tuple[int | None, ...]) -> None:
+    """Refuse sizes of an input that no memory holds; they come from the network's file."""
+    if math.prod(size or 1 for size in shape) * np.dtype(spec.dtype).itemsize > LARGEST_BYTES:
+        raise InputError(
+            f"{spec.name} takes {spec.describe()}, more than the {LARGEST_BYTES:,} bytes that are made up here; give "
+            "some with --feeds FILE.npz (feeds= in Python), or export the network for a smaller size"
+        )
 
 
 def _pictures(folder: str | os.PathLike[str] | None) -> Iterator[tuple[str, np.ndarray]]:

@@ -10,8 +10,8 @@ import onnx
 from workbench.core.contract import Runner, RunnerInfo
 from workbench.core.errors import BackendUnavailableError, InputError
 from workbench.core.packages import require_backend
-from workbench.onnx_graph.file import check
-from workbench.onnx_graph.session import FLOAT8, open_session, prepare_cuda, run_session, weight_types
+from workbench.onnx_graph.file import check, read
+from workbench.onnx_graph.session import FLOAT8, may_loop, open_session, prepare_cuda, run_session, weight_types
 
 
 class OnnxRuntimeRunner(Runner):
@@ -30,10 +30,11 @@ class OnnxRuntimeRunner(Runner):
         summary = check(path)
         runtime = require_backend("onnxruntime", "dev")
         where = prepare_cuda(runtime) if device == "cuda" else "CPU"
-        types = weight_types(path)
+        network = read(path)
+        types = weight_types(network)
         self._session: Any = open_session(
             path, f"run {path}", device=device, tf32=tf32 or onnx.TensorProto.FLOAT16 in types, threads=threads,
-            optimise="basic" if types & FLOAT8 else "all",
+            optimise="basic" if types & FLOAT8 else "all", loops=may_loop(network),
         )  # fmt: skip
         if device == "cuda" and "CUDAExecutionProvider" not in self._session.get_providers():
             raise BackendUnavailableError(
