@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -528,6 +528,7 @@ LAYERS = {
 
 
 @settings(max_examples=25)
+@example(["conv"] * 4 + ["scale", "scale", "norm"])  # numbers that nearly cancel in weights of four
 @given(st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=7))
 def test_a_random_network_keeps_its_answers(tmp_path_factory, names):
     random = np.random.default_rng(len(names))

@@ -100,6 +100,26 @@ def test_a_network_that_cancels_is_noisy_and_one_that_copies_is_not():
     assert copies.largest[0] < 5e-7  # one of 3 is 2.4e-7
 
 
+@pytest.mark.parametrize(
+    ("operator", "numbers", "moves"),
+    [
+        ("BatchNormalization", (4,), True),  # an executor folds them into the convolution before
+        ("Add", (1, 4, 1, 1), True),
+        ("Add", (40,), True),
+        ("Add", (4,), False),  # a row of few numbers may be a size
+    ],
+)
+def test_weights_move_unless_they_may_be_sizes(operator, numbers, moves):
+    shape = (1, 4, 2, numbers[-1]) if len(numbers) == 1 else (1, 4, 2, 2)
+    count = 4 if operator == "BatchNormalization" else 1
+    draw = np.random.default_rng(0)
+    weights = [(f"w{index}", draw.uniform(1, 2, numbers).astype(np.float32)) for index in range(count)]
+    node = helper.make_node(operator, ["x", *(name for name, _ in weights)], ["y"])
+    nothing = [("zeros", {"x": np.zeros(shape, np.float32)})]  # zeros stay, so that only the weights move
+    noise = rounding_noise(network([node], weights, shape, rank=4), nothing)
+    assert (max(noise.outputs[0].largest) > 0) == moves
+
+
 def test_every_column_of_boxes_has_its_own_noise():
     weight = np.diag([1e5, 1e5, 1e5, 1e5, 1, 1]).astype(np.float32)
     node = helper.make_node("MatMul", ["x", "w"], ["y"])

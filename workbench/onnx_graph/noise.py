@@ -31,7 +31,11 @@ COARSE_UNITS = {"float32": 16, "float16": 4, "bfloat16": 4, "8 bits": 4096}
 """How far the coarse moves go: as far as the limits allow, with 8 bits so far that some values take another step."""
 
 FEWEST = 8
-"""An array of no more numbers may be a size or a scale, which no executor rounds."""
+"""A row of no more numbers may be a size or a scale, which no executor rounds."""
+
+_LAYERS = frozenset({"BatchNormalization", "Conv", "ConvTranspose", "Gemm", "GroupNormalization"})
+_LAYERS |= {"InstanceNormalization", "LayerNormalization", "MatMul", "PRelu"}
+"""What they read are weights, however few: an executor may fold them into others."""
 
 _BITS = {np.dtype(np.float32): 23, np.dtype(np.float16): 10, np.dtype(helper.tensor_dtype_to_np_dtype(16)): 7}
 """Bits of the fraction of each float type."""
@@ -132,8 +136,10 @@ def move(array: Array, draw: np.random.Generator, units: int, unit: str = "float
 def _free_weights(model: onnx.ModelProto) -> dict[str, Array]:
     """Make inputs of the weights, in place, so that they can be given with each run; their numbers by name."""
     have, weights = {value.name for value in model.graph.input}, {}
+    own = {name for node in all_nodes(model.graph) if node.op_type in _LAYERS for name in node.input}
     for tensor in model.graph.initializer:
-        if tensor.data_type in _FLOATS and math.prod(tensor.dims) > FEWEST:
+        many = len(tensor.dims) > 1 or math.prod(tensor.dims) > FEWEST
+        if tensor.data_type in _FLOATS and (many or tensor.name in own):
             weights[tensor.name] = numpy_helper.to_array(tensor)
             if tensor.name not in have:
                 model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
