@@ -40,8 +40,12 @@ def run(capsys, *arguments):
 
 
 def test_convert_says_what_came_out_and_the_equivalent_command(folder, tmp_path, capsys):
-    status, out, _ = run(capsys, "convert", folder / "small.keras", tmp_path / "s.onnx", "--pb", tmp_path / "s.pb")
-    assert status == 0
+    words = ("convert", folder / "small.keras", tmp_path / "s.onnx", "--pb", tmp_path / "s.pb")
+    status, out, _ = run(capsys, *words)
+    (line,) = out.splitlines()
+    assert status == 0 and line.startswith(f"written {tmp_path / 's.onnx'}: PASS")
+    status, out, _ = run(capsys, *words, "--details")
+    assert status == 0 and out.startswith(f"written {tmp_path / 's.onnx'}: PASS")
     assert "input: float32 (batch, 3, 32, 64)" in out
     assert f"python -m tf2onnx.convert --graphdef {tmp_path / 's.pb'}" in out
     assert (tmp_path / "s.pb").is_file()
@@ -239,7 +243,7 @@ def test_bad_input_is_one_sentence_and_exit_status_2(folder, monkeypatch, capsys
 
 
 def test_convert_of_an_onnx_file_checks_mends_proves_and_tells(folder, tmp_path, capsys):
-    status, out, _ = run(capsys, "convert", folder / "small.onnx", tmp_path / "mended.onnx")
+    status, out, _ = run(capsys, "convert", folder / "small.onnx", tmp_path / "mended.onnx", "--details")
     assert status == 0
     assert "for a batch of 1" in out  # what it costs
     assert "mended.onnx: nothing was changed" in out

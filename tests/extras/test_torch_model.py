@@ -515,7 +515,7 @@ def test_open_runner_takes_a_program_and_says_what_a_module_needs(files):
 
 def test_convert_and_verify_take_a_program(files, tmp_path, capsys):
     path = tmp_path / "m.onnx"
-    assert cli.main(["convert", str(files / "good.pt2"), str(path)]) == 0
+    assert cli.main(["convert", str(files / "good.pt2"), str(path), "--details"]) == 0
     out = capsys.readouterr().out
     assert "input   input: float32 (batch, 3, 32, 32)" in out and "PASS: ONNX Runtime" in out
     assert verify(files / "good.pt2", path, progress=False).passed

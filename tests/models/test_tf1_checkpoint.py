@@ -408,7 +408,7 @@ def test_keras_3_goes_on_undisturbed_in_the_same_process(checkpoint):
 
 def test_the_command_converts_and_verifies_a_checkpoint(checkpoint, tmp_path, capsys):
     path = str(tmp_path / "m.onnx")
-    assert cli.main(["convert", str(checkpoint), path, "--outputs", f"{LOGITS}:0", CLASSIFIER]) == 0
+    assert cli.main(["convert", str(checkpoint), path, "--details", "--outputs", f"{LOGITS}:0", CLASSIFIER]) == 0
     assert f"output  {CLASSIFIER}: float32 (batch, 5)" in capsys.readouterr().out
     assert [value.name for value in onnx.load(path).graph.output] == [LOGITS, CLASSIFIER]
     assert cli.main(["convert", str(checkpoint), path]) == 0

@@ -293,7 +293,7 @@ def test_tensorrt_refuses_tf2onnx_s_own_resize(onnx_path, tmp_path, monkeypatch)
 
 def test_the_command_line_sets_the_variables_itself(tmp_path):
     code = "import sys; from workbench.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    words = ["convert", "unet", str(tmp_path / "unet.onnx"), "--spatial", "64", "128"]
+    words = ["convert", "unet", str(tmp_path / "unet.onnx"), "--details", "--spatial", "64", "128"]
     environment = {name: value for name, value in os.environ.items() if name not in unet.VARIABLES}
     run = subprocess.run(
         [sys.executable, "-c", code, *words], env=environment, cwd=ROOT, capture_output=True, text=True

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from workbench.cli.options import SOURCES, add_feeds, add_overwrite, add_spatial, check_files, feeds_of, spatial_of
 
-DESCRIPTION = "Convert a network to ONNX: batch dynamic, height and width fixed. An ONNX file is checked and mended."
+DESCRIPTION = """Convert a network to ONNX: batch dynamic, height and width fixed. An ONNX file is checked and mended.
+What was written is run beside its source, and the verdict printed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-check", dest="check", action="store_false", help="do not run what was written")
     parser.add_argument("--timeout", type=float, metavar="S", help="give up after this many seconds (default: never)")
     parser.add_argument("--pb", type=Path, help="also keep the frozen TensorFlow graph in this file")
+    parser.add_argument("--details", action="store_true", help="tell more than the verdict: ends, operators, changes")
     add_overwrite(parser)
 
 
@@ -33,19 +35,18 @@ def run(options: argparse.Namespace) -> int:
     check_files(options, "output", "pb")
     from workbench.export.conversion import convert
 
-    print(
-        convert(
-            options.model,
-            options.output,
-            exporter=options.exporter,
-            spatial=spatial_of(options),
-            inputs=options.inputs,
-            outputs=options.outputs,
-            opset=options.opset,
-            pb_path=options.pb,
-            feeds=feeds_of(options),
-            check=options.check,
-            timeout_s=options.timeout,
-        )
+    summary = convert(
+        options.model,
+        options.output,
+        exporter=options.exporter,
+        spatial=spatial_of(options),
+        inputs=options.inputs,
+        outputs=options.outputs,
+        opset=options.opset,
+        pb_path=options.pb,
+        feeds=feeds_of(options),
+        check=options.check,
+        timeout_s=options.timeout,
     )
+    print(summary if options.details else summary.partition("\n")[0])
     return 0

@@ -59,8 +59,9 @@ def convert(
             is waited for.
         progress: show a bar.
     Returns:
-        The summary: inputs, outputs, operators, the verdict, and the equivalent tf2onnx command line. For an ONNX file:
-        what the new one holds and costs, what was changed and why, the proof, and what TensorRT's parser says.
+        The summary. Its first line names the file and the verdict; then come inputs, outputs, operators, and the
+        equivalent tf2onnx command line. Of an ONNX file: what the new one holds and costs, what was changed and why,
+        the proof, and what TensorRT's parser says.
     Raises:
         InputError: `path` does not end in `.onnx`, or options that the source does not take.
         ModelError: the source cannot be opened.
@@ -105,12 +106,12 @@ def _convert(
             raise InputError("keras2onnx makes no frozen graph; leave inputs, outputs and pb out")
         model = open_tf_keras_model(source)
         keras_to_onnx(model, path, exporter=exporter, spatial=spatial, opset=opset, progress=progress)
-        return _written(path) + (_check_answers(model, path, feeds) if check else "")
+        return _written(path, _check_answers(model, path, feeds) if check else "")
     if suffix is not None:
         model_kind(source, ends_named=bool(inputs or outputs))
     ends = {"inputs": inputs, "outputs": outputs}
     model, text = _convert_graph(source, path, spatial, ends, opset, pb_path, progress)
-    return _written(path) + (_check_answers(model, path, feeds) if check else "") + text
+    return _written(path, _check_answers(model, path, feeds) if check else "") + text
 
 
 def _convert_program(source: Any, path: PathLike, opset: int | None, feeds: Any, check: bool, progress: bool) -> str:
@@ -122,7 +123,7 @@ def _convert_program(source: Any, path: PathLike, opset: int | None, feeds: Any,
 
     program = open_model(source)
     export = torch_to_onnx(program, None, path, opset=opset, progress=progress)
-    return f"{export.to_text()}written {path}" + (_check_answers(program, path, feeds) if check else "")
+    return _written(path, _check_answers(program, path, feeds) if check else "", export.to_text().rstrip())
 
 
 def _convert_graph(
@@ -154,13 +155,15 @@ def _mend(source: Any, path: PathLike, feeds: Any, progress: bool) -> str:
 
     report = fix(source, path, feeds=feeds, progress=progress)
     answer = ask_parser(path, progress=progress)
-    return f"{inspect(path).to_text()}\n{report.to_text()}\n{answer.to_text()}\nwritten {path}"
+    told = f"{inspect(path).to_text()}\n{report.to_text()}\n{answer.to_text()}"
+    return _written(path, f"{report.verdict} {answer.verdict}", told)
 
 
-def _written(path: PathLike) -> str:
+def _written(path: PathLike, verdict: str, details: str = "") -> str:
+    """The summary; its details are what the file holds where nothing else is told."""
     from workbench.onnx_graph.file import check
 
-    return f"{check(path).to_text()}\nwritten {path}"
+    return f"written {path}{verdict and f': {verdict}'}\n{details or check(path).to_text()}"
 
 
 def _check_answers(model: Any, path: PathLike, feeds: Iterable[tuple[str, "Feed"]] | None) -> str:
@@ -182,10 +185,10 @@ def _check_answers(model: Any, path: PathLike, feeds: Iterable[tuple[str, "Feed"
                 made = itertools.islice(make_feeds(specs, known=input_values(read(path))), CHECKED)
                 given = list(made if feeds is None else feeds)
             except InputError as error:
-                return f"\nnot compared with its source: {error}"
+                return f"not compared with its source: {error}"
             report = compare_runners(reference, candidate, given)
     if report.status == "fail":
         raise AnswersDifferError(
             f"{path} was written, but answers differently: {report.verdict} Find the layer with: workbench verify"
         )
-    return f"\n{report.verdict}"
+    return report.verdict
