@@ -414,3 +414,33 @@ def test_weights_that_unpack_to_too_much_are_refused(tmp_path):
         archive.writestr("x.npy", bytes(80 << 20))
     with pytest.raises(ModelError, match="MB"):
         read_weights(tmp_path / "w.npz")
+
+
+OUTSIDE = ("an external link", "external data", "a virtual dataset", "huge data")
+
+
+@pytest.mark.parametrize("kind", ["old", "new"])
+@pytest.mark.parametrize("change", [HDF5[name] for name in OUTSIDE], ids=OUTSIDE)
+def test_weights_inside_an_archive_that_reach_out_are_refused(change, kind, good, tmp_path):
+    def place(file, folder):
+        """The same, whatever the groups are called."""
+        found = []
+        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+        kernel = next(name for name in found if file[name].ndim == 2)
+        weights = file.create_group("model_weights/dense/x")
+        weights["kernel"] = file[kernel][()]
+        change(file, folder)
+
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.zeros((4, 3), np.float32)
+    path, inner = tmp_path / "m.keras", tmp_path / "inner.h5"
+    with zipfile.ZipFile(good / f"{kind}.keras") as archive, zipfile.ZipFile(path, "w") as changed:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name.endswith(".h5"):
+                inner.write_bytes(content)
+                with h5py.File(inner, "r+") as file:
+                    place(file, tmp_path)
+                content = inner.read_bytes()
+            changed.writestr(name, content)
+    assert "reads another file" in (text := refusal(open_model, path)) or "unpacks to" in text

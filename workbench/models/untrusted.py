@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from workbench.core.errors import ModelError
 from workbench.core.packages import require_backend
@@ -48,16 +48,25 @@ _FUNCTIONS = re.compile(
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a zip archive with two entries of one name, or much larger unzipped than as it lies: ModelError."""
+    """Refuse a zip archive with two entries of one name, one much larger unzipped, or with HDF5 that reads other files.
+
+    ModelError says which.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            if len(names) != len(set(names)):  # two readers could see two different files
+                raise ModelError(f"{path} has two entries of one name, so it is damaged; save the model again")
+            _check_growth(path, sum(entry.file_size for entry in entries))
+            for name in names:
+                if name.endswith(".h5"):
+                    with archive.open(name) as inner:
+                        check_hdf5(path, inner)
+    except ModelError:
+        raise
     except UNREADABLE as error:
         raise ModelError(f"{path} is a damaged zip archive ({error}), or was cut short; copy it again") from error
-    names = [entry.filename for entry in entries]
-    if len(names) != len(set(names)):  # two readers could see two different files
-        raise ModelError(f"{path} has two entries of one name, so it is damaged; save the model again")
-    _check_growth(path, sum(entry.file_size for entry in entries))
 
 
 def _check_growth(path: Path, size: int) -> None:
@@ -110,8 +119,11 @@ def nested(content: Any) -> Iterator[tuple[str, Any]]:
             pending += ((part, key, depth + 1) for part in value)
 
 
-def check_hdf5(path: Path) -> None:
-    """Refuse an HDF5 file that reads other files, by links, virtual or external data, or unpacks to too much."""
+def check_hdf5(path: Path, inner: IO[bytes] | None = None) -> None:
+    """Refuse an HDF5 file that reads other files, by links, virtual or external data, or unpacks to too much.
+
+    `inner` is that of an archive at this path.
+    """
     h5py = require_backend("h5py", "keras")
 
     sizes = [0]
@@ -127,7 +139,7 @@ def check_hdf5(path: Path) -> None:
         return None
 
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(inner or path, "r") as file:
             found = file.id.links.visit(look, info=True) or file.visititems(outside)
     except (*UNREADABLE, MemoryError) as error:
         raise ModelError(
