@@ -42,7 +42,7 @@ def _write(name: str, found: dict[str, Any], packages: tuple[str, ...]) -> Path:
         **found,
     }
     path = make_folder(RESULTS) / f"{name}.json"
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=True) as temporary:
         temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
     return path
 

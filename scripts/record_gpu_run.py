@@ -158,7 +158,7 @@ def write_line(path: Path, line: str) -> None:
     while last + 1 < len(rows) and rows[last + 1].startswith("|"):
         last += 1
     rows.insert(last + 1, line)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=True) as temporary:
         temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
@@ -198,7 +198,7 @@ def main() -> int:
         "missing": missing_needs(tests),
         "tests": [{"file": name.split("::")[0].split("/")[-1], **test} for name, test in tests.items()],
     }
-    with atomic_path(arguments.output) as temporary:
+    with atomic_path(arguments.output, replace=True) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     line = verification_line(record)
     if arguments.verification:

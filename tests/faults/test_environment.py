@@ -99,14 +99,24 @@ def test_no_place_for_temporary_files_is_one_sentence(fault, monkeypatch):
     is_sentence(str(error.value))
 
 
-@pytest.mark.parametrize("words", ["sweep net.onnx", "verify net.onnx --json r.json", "convert net.onnx new.onnx"])
+@pytest.mark.parametrize("words", ["sweep net.onnx", "verify net.onnx --json r.json"])
 def test_a_full_folder_of_temporary_files_is_one_sentence(words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_picture_network(tmp_path / "net.onnx")
     monkeypatch.setattr(process.tempfile, "TemporaryDirectory", full)
-    monkeypatch.setattr(files.tempfile, "mkstemp", full)
     with untouched(tmp_path):
         status, text = command(capsys, *words.split())
+    assert status == 2
+    assert "No space left" in text
+
+
+def test_a_full_folder_of_results_is_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_picture_network(tmp_path / "net.onnx")
+    plain = os.open
+    monkeypatch.setattr(os, "open", lambda path, flags, *mode: (full if flags & os.O_CREAT else plain)(path, flags))
+    with untouched(tmp_path):
+        status, text = command(capsys, "convert", "net.onnx", "new.onnx")
     assert status == 2
     assert "No space left" in text
 

@@ -37,8 +37,8 @@ def test_pictures_in_give_the_bits_of_the_unfused_network(tmp_path, dtype, batch
 def test_both_fusions_in_either_order_give_the_labels_of_the_unfused_network(tmp_path, operator, dtype, batch):
     path = save_segmenter(tmp_path / "plain.onnx", dtype=dtype)
     one, two = tmp_path / "one.onnx", tmp_path / "two.onnx"
-    fuse_argmax(fuse_preprocessing(path, one, mean=MEANS[dtype]), one, operator=operator)
-    fuse_preprocessing(fuse_argmax(path, two, operator=operator), two, mean=MEANS[dtype])
+    fuse_argmax(fuse_preprocessing(path, tmp_path / "half.onnx", mean=MEANS[dtype]), one, operator=operator)
+    fuse_preprocessing(fuse_argmax(path, tmp_path / "half.onnx", operator=operator), two, mean=MEANS[dtype])
     images = pictures(batch)
     scores = run(path, input=chw(images, dtype))
     expected = labels_of(scores)
@@ -96,7 +96,7 @@ def test_names_that_are_taken_and_an_input_read_in_a_branch(tmp_path):
     nodes = [helper.make_node("If", ["input_mean"], ["output"], then_branch=branch, else_branch=inner)]
     ends = {"input": ("float32", (1, 3, *SIZE))}, {"output": ("float32", (1, 3, *SIZE))}
     path = save_network(tmp_path / "if.onnx", nodes, *ends, {"input_mean": np.array(True)})
-    fuse_argmax(fuse_preprocessing(path, tmp_path / "fused.onnx"), tmp_path / "fused.onnx")
+    fuse_argmax(fuse_preprocessing(path, tmp_path / "half.onnx"), tmp_path / "fused.onnx")
     image = pictures(1)
     assert np.array_equal(run(tmp_path / "fused.onnx", input=image), labels_of(-chw(image)))
 
@@ -175,7 +175,7 @@ def test_several_ends_an_old_opset_a_bad_mean_and_an_unknown_operator_are_refuse
 
 def test_the_real_parser_builds_the_fused_graph(tmp_path, segmenter):
     pytest.importorskip("tensorrt_rtx")  # CI names the backends it must test
-    path = fuse_argmax(fuse_preprocessing(segmenter, tmp_path / "fused.onnx"), tmp_path / "fused.onnx")
+    path = fuse_argmax(fuse_preprocessing(segmenter, tmp_path / "half.onnx"), tmp_path / "fused.onnx")
     plan = build_engine(path, progress=False, flavour="tensorrt_rtx")
     assert plan.data[:4] == b"vtrt"
     assert plan.manifest.profiles[0]["input"] == ((1, *SIZE, 3), (4, *SIZE, 3), (8, *SIZE, 3))

@@ -9,8 +9,8 @@ import math
 import mmap
 import os
 import re
+import secrets
 import stat
-import tempfile
 import threading
 import types
 import typing
@@ -54,13 +54,12 @@ def atomic_path(path: PathLike, *, replace: bool = False) -> Iterator[Path]:
     replace = replace or _OVERWRITE.get()
     with overwriting(replace):
         check_outputs([target])
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}-", suffix=target.suffix, dir=target.parent)
-    except OSError as error:
-        raise OutputError(_cannot_write(target, error)) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    temporary = target.with_name(f".{target.stem[:40]}-{secrets.token_hex(8)}{target.suffix}")
+    try:  # from before the file is there: Ctrl-C comes at any moment
+        try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except OSError as error:
+            raise OutputError(_cannot_write(target, error)) from error
         yield temporary
         _mark(temporary)
         if not replace and _is_foreign(target, kind_of(temporary)):
