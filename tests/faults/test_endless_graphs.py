@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from workbench.onnx_graph.noise import rounding_noise
 from workbench.onnx_graph.session import may_loop
 from workbench.parity.divergence import first_divergence
 from workbench.parity.stages import verify
+from workbench.runners.backends import open_runner
 from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 
 FEED = {"x": np.ones((1, 4), np.float32)}
@@ -164,8 +166,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from workbench.cli.main import main
 from workbench.onnx_graph import session
-run = session._run_in_thread
-session._run_in_thread = lambda *given: print("it runs", flush=True) or run(*given)
+run = session.run_ended
+session.run_ended = lambda *given: print("it runs", flush=True) or run(*given)
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -244,3 +246,48 @@ def test_branches_in_branches_are_used_or_refused(tmp_path, depth):
     (tmp_path / "deep.onnx").write_bytes(number(1 << 3) + number(8) + field(7, graph) + opset)
     text = fault_cases.answer(inspect, tmp_path / "deep.onnx")
     assert bool(text) == (depth > 30)
+
+
+@pytest.fixture(scope="module")
+def spinning(tmp_path_factory):
+    """A frozen TensorFlow graph with a loop that never ends."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    from workbench.core.packages import load_tensorflow
+
+    tf = load_tensorflow()
+
+    def spin(x):
+        (end,) = tf.while_loop(lambda v: tf.reduce_all(v < 9), lambda v: [tf.minimum(v, 1.0)], [x])
+        return tf.ensure_shape(end, (None, 4))
+
+    concrete = tf.function(spin).get_concrete_function(tf.TensorSpec((None, 4), tf.float32, "x"))
+    path = tmp_path_factory.mktemp("spinning") / "spinning.pb"
+    path.write_bytes(
+        convert_variables_to_constants_v2(concrete, lower_control_flow=False).graph.as_graph_def().SerializeToString()
+    )
+    return path
+
+
+def test_a_tensorflow_loop_is_ended_by_the_clock(spinning, tmp_path):
+    with pytest.raises(TimeLimitError, match="time limit of 8 s"):
+        convert(spinning, tmp_path / "out.onnx", timeout_s=8, progress=False)
+
+
+@pytest.mark.timeout(60)
+def test_the_run_of_a_tensorflow_loop_is_ended_by_the_clock_and_by_ctrl_c(spinning, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    running = threading.active_count() - 1
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    with open_runner(spinning) as runner:
+        start = time.monotonic()
+        with time_limit(0.5), pytest.raises(TimeLimitError, match="run the TensorFlow graph"):
+            runner.infer(FEED)
+        assert time.monotonic() - start < SLOW_S
+        timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            runner.infer(FEED)
+        assert time.monotonic() - start < 2 * SLOW_S
+        timer.join()
+        assert threading.active_count() == 1 + running  # the loop does not go on behind

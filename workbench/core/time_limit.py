@@ -3,10 +3,17 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextvars import ContextVar
+from typing import TypeVar
 
 from workbench.core.errors import InputError, TimeLimitError
+
+Result = TypeVar("Result")
+
+_ENDING_S = 2.0
+"""How long work that is told to end may take for the operation that it is at."""
 
 _limit: ContextVar[tuple[float, float] | None] = ContextVar("limit", default=None)  # seconds, and the clock's end
 
@@ -38,3 +45,29 @@ def time_left(step: str) -> float | None:
             "--timeout S (timeout_s= in Python), or look for a part of the network that never ends"
         )
     return left
+
+
+def run_ended(work: Callable[[], Result], end: Callable[[], object], step: str) -> Result:
+    """Do native work in a thread while this one waits, so that it hears Ctrl-C and the clock; `end` ends the work.
+
+    TimeLimitError, as `time_left`, at the end of a `time_limit`.
+    """
+    left = time_left(step)
+    result: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except Exception as error:
+            result.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        return result.result(left)
+    except TimeoutError:
+        time_left(step)
+        raise
+    finally:
+        end()
+        thread.join(_ENDING_S)

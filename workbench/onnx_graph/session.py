@@ -1,13 +1,12 @@
 """Open ONNX Runtime: the one place that makes an `InferenceSession`."""
 
 import contextlib
+import functools
 import importlib.util
 import io
 import os
 import re
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,12 @@ import onnx
 from workbench.core.driver import require_gpu
 from workbench.core.errors import BackendUnavailableError, ModelError, first_line
 from workbench.core.packages import require_backend
-from workbench.core.time_limit import time_left
+from workbench.core.time_limit import run_ended, time_left
 from workbench.onnx_graph.edit import parts, refuse_large
 
 OPTIMISATIONS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "none": "ORT_DISABLE_ALL"}
 FLOAT8 = frozenset({onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2})
 """At full optimisation ONNX Runtime 1.31 refuses these types or answers wrongly; at the basic one it is right."""
-
-_ENDING_S = 2.0
-"""How long a run that is told to end may take for the node that it is at."""
 
 _PLACES = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ .*?\)(?: const)? |\w+\.(?:cc|h):\d+ \w+ "
@@ -97,14 +93,15 @@ def run_session(session: Any, feed: Mapping[str, Any], purpose: str = "run the n
     A ModelError where ONNX Runtime cannot; a TimeLimitError at the end of a `time_limit`. Ctrl-C ends it at once where
     the network `may_loop`.
     """
-    names, left = [value.name for value in session.get_outputs()], time_left(purpose)
+    names = [value.name for value in session.get_outputs()]
     try:
-        if left is None and not session.may_loop:  # to hand it to a thread takes longer than a small network
+        if time_left(purpose) is None and not session.may_loop:  # a thread takes longer than a small network
             answers = session.run(names, dict(feed))
         else:
-            answers = _run_in_thread(session, names, dict(feed), left)
+            options = require_backend("onnxruntime", "dev").RunOptions()
+            end = functools.partial(setattr, options, "terminate", True)  # heard before each node
+            answers = run_ended(lambda: session.run(names, dict(feed), options), end, purpose)
     except TimeoutError:
-        time_left(purpose)
         raise
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         doubtful = [name for name, array in feed.items() if array.dtype.kind not in "fb"] or list(feed)
@@ -113,26 +110,6 @@ def run_session(session: Any, feed: Mapping[str, Any], purpose: str = "run the n
             "give others with --feeds FILE.npz (feeds= in Python), else mend the network"
         ) from error
     return dict(zip(names, answers, strict=True))
-
-
-def _run_in_thread(session: Any, names: Sequence[str], feed: dict[str, Any], left: float | None) -> list[Any]:
-    """Run while this thread waits, so that it hears Ctrl-C and the clock; either ends the run."""
-    options = require_backend("onnxruntime", "dev").RunOptions()
-    answers: Future[list[Any]] = Future()
-
-    def work() -> None:
-        try:
-            answers.set_result(session.run(names, feed, options))
-        except Exception as error:
-            answers.set_exception(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        return answers.result(left)
-    finally:
-        options.terminate = True  # heard before each node
-        thread.join(_ENDING_S)
 
 
 def _reason(error: Exception) -> str:

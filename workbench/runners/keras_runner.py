@@ -5,9 +5,14 @@ from typing import Any
 import numpy as np
 
 from workbench.core.contract import Runner, RunnerInfo, TensorSpec
+from workbench.core.errors import ModelError
 from workbench.core.packages import load_tensorflow, require_backend
+from workbench.core.time_limit import run_ended, time_left
 from workbench.core.tolerance import CEILINGS, coarsest
 from workbench.models.freezing import FrozenGraph, flat_call, is_tf_keras, named_tensors
+
+_LOOPS = ("While", "StatelessWhile", "NextIteration")
+_STEP = "run the TensorFlow graph"
 
 
 def describe(model: Any) -> RunnerInfo:
@@ -64,9 +69,27 @@ class FrozenGraphRunner(_TensorFlowRunner):
         kinds = {item.type for node in frozen.graph_def.node for item in node.attr.values() if item.type}
         types = {tf.dtypes.as_dtype(kind).name for kind in kinds}
         self.unit = coarsest(*(types & CEILINGS.keys()))
+        functions = frozen.graph_def.library.function
+        nodes = (*frozen.graph_def.node, *(node for function in functions for node in function.node_def))
+        self._may_loop = any(node.op in _LOOPS for node in nodes)
+
+    def _infer(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Where a loop may never end, Ctrl-C and a time limit end it."""
+        if not self._may_loop and time_left(_STEP) is None:
+            return super()._infer(feed)
+        cancellation = require_backend("tensorflow.python.eager.cancellation", "keras").CancellationManager()
+        plain = self._forward
+        self._forward = cancellation.get_cancelable_function(plain)
+        try:
+            return run_ended(lambda: super(FrozenGraphRunner, self)._infer(feed), cancellation.start_cancel, _STEP)
+        finally:
+            self._forward = plain
 
 
 def _specs(tensors: dict[str, Any]) -> dict[str, TensorSpec]:
+    for name, tensor in tensors.items():
+        if getattr(tensor.shape, "rank", 0) is None:
+            raise ModelError(f"{name} has no known number of axes, expected a network that has; export it with a shape")
     return {
         name: TensorSpec(name, tuple(tensor.shape), getattr(tensor.dtype, "name", tensor.dtype))
         for name, tensor in tensors.items()
