@@ -43,6 +43,7 @@ EXAMPLES: dict[str, list[tuple[str, str, str]]] = {
         ("keras_to_onnx", 'wb.keras_to_onnx(model, "net.onnx")', ""),
         ("keras_to_pb", 'inputs, outputs = wb.keras_to_pb(model, "net.pb")', ""),
         ("pb_to_onnx", 'wb.pb_to_onnx("net.pb", "again.onnx", inputs=inputs, outputs=outputs)', ""),
+        ("overwriting", 'with wb.overwriting():\n    wb.pb_to_onnx("net.pb", "again.onnx")', ""),
         ("inspect", 'print(wb.inspect("net.onnx").to_text())', ""),
         ("fix", 'print(wb.fix("net.onnx", "fixed.onnx").to_text())', ""),
         ("fuse_preprocessing", 'wb.fuse_preprocessing("net.onnx", "pictures_in.onnx", mean=(72, 82, 72))', ""),

@@ -1,5 +1,6 @@
 from .cli.segment import segment_folder as segment_folder
 from .core.errors import WorkbenchError as WorkbenchError
+from .core.files import overwriting as overwriting
 from .core.tolerance import Tolerance as Tolerance
 from .engine.build import build_engine as build_engine
 from .engine.build import save_engine as save_engine

@@ -42,6 +42,7 @@ NAMES = TUTORIAL | {
     "load_image",
     "load_recording",
     "open_runner",
+    "overwriting",
     "quantize_int8",
     "rounding_noise",
     "read_folder",

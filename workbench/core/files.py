@@ -76,7 +76,10 @@ def atomic_path(path: PathLike, *, replace: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def overwriting(allowed: bool = True) -> Iterator[None]:
-    """In the block, files that this package did not write may be replaced too; inputs of a call never."""
+    """Let files that this package did not write be replaced too, in a `with` block; the inputs of a call never are.
+
+    `allowed` is False to forbid it again inside.
+    """
     token = _OVERWRITE.set(allowed)
     try:
         yield
@@ -177,7 +180,7 @@ def _is_foreign(path: Path, kind: bytes | None = None) -> bool:
 def _not_ours(target: Path) -> str:
     return (
         f"{target} is there, and is no older result of this kind by this package; choose another name, or allow it "
-        "with --overwrite (in Python: with workbench.core.files.overwriting())"
+        "with --overwrite (in Python: with wb.overwriting():)"
     )
 
 
