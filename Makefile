@@ -32,7 +32,7 @@ test: $(STAMP) ## Run the tests; with TensorRT-RTX (make rtx), and in CI, also f
 	$(BIN)/python -m pytest $(PARALLEL) $(if $(CI)$(wildcard $(RTX_STAMP)),--cov) --durations=10 $(ARGS)
 
 test-extras: $(EXTRAS_STAMP) $(RTX_STAMP) ## Run the matrix of networks and exporters (installs PyTorch, ncnn, TVM, Model Optimizer and TensorRT-RTX)
-	$(BIN)/python -m pytest $(PARALLEL) --durations=10 tests/extras $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) --durations=10 tests/extras tests/faults/test_torch_files.py $(ARGS)
 
 faults: $(STAMP) ## Try every generated hostile and damaged file (make test tries a part of them)
 	WORKBENCH_FAULTS=long $(BIN)/python -m pytest $(PARALLEL) --durations=10 tests/faults $(ARGS)

@@ -4,8 +4,11 @@ import contextlib
 
 import keras
 import numpy as np
+import pytest
 from conversions import randomise
 from networks import random_input
+
+from workbench.core.packages import load_tensorflow
 
 layers = keras.layers
 
@@ -94,3 +97,12 @@ def feed(model, batch=2):
         random_input(shape, index) if "float" in tensor.dtype else numbers.integers(0, 9, shape, dtype=tensor.dtype)
         for index, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True))
     ]
+
+
+def require_bfloat16():
+    """Skip where TensorFlow has no convolution of bfloat16 for this processor: without AVX-512 oneDNN has none."""
+    tf = load_tensorflow()
+    try:
+        tf.nn.conv2d(tf.zeros((1, 8, 8, 3), tf.bfloat16), tf.zeros((3, 3, 3, 4), tf.bfloat16), 1, "SAME")
+    except tf.errors.OpError:
+        pytest.skip("TensorFlow does not compute bfloat16 on this processor")

@@ -4,13 +4,15 @@ import numpy as np
 import onnx
 import pytest
 from networks import two_input_network
-from odd_networks import mixed
+from odd_networks import mixed, require_bfloat16
 from onnx import helper, numpy_helper
 
 from workbench.cli.main import main
 from workbench.core.errors import ExportError
+from workbench.core.packages import load_tensorflow
 from workbench.export import conversion
 from workbench.export.conversion import convert
+from workbench.runners import keras_runner
 
 
 def spoil_weights(model):
@@ -91,7 +93,19 @@ def test_the_comparison_is_made_on_the_feeds_that_were_given(tmp_path, exporter)
     assert "INCONCLUSIVE" in text
 
 
+def test_where_the_source_does_not_run_on_this_machine_that_is_said(tmp_path, monkeypatch):
+    """As a network in bfloat16 on a processor without AVX-512."""
+
+    def refuse(*given):
+        raise load_tensorflow().errors.AbortedError(None, None, "could not create a primitive")
+
+    monkeypatch.setattr(keras_runner, "flat_call", lambda model: refuse)
+    text = convert(two_input_network(), tmp_path / "net.onnx", progress=False)
+    assert "not compared with its source" in text.splitlines()[0] and "could not create a primitive" in text
+
+
 def test_a_network_in_bfloat16_is_judged_by_the_rounding_of_bfloat16(tmp_path):
+    require_bfloat16()
     with pytest.warns(UserWarning, match="computes in float32"):
         text = convert(mixed("mixed_bfloat16"), tmp_path / "net.onnx", progress=False)
     assert "PASS" in text

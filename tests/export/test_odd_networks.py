@@ -188,6 +188,7 @@ ACTIVATIONS = {"mixed_bfloat16": 2**-7, "mixed_float16": 2**-10}
 
 @pytest.mark.parametrize("build", [odd.mixed, odd.mixed_upsampling])
 def test_a_network_in_bfloat16_runs_in_float32_and_says_so(build):
+    odd.require_bfloat16()
     model = build("mixed_bfloat16")
     with pytest.warns(UserWarning, match="weights, rounded to bfloat16, and computes in float32"):
         converted = convert_here(model)
@@ -208,6 +209,7 @@ def test_the_weights_of_bfloat16_are_rounded_and_those_of_float32_layers_are_not
 
 
 def test_what_a_bfloat16_network_answers_is_float32(tmp_path):
+    odd.require_bfloat16()
     model = odd.mixed("mixed_bfloat16", last="mixed_bfloat16")
     with pytest.warns(UserWarning, match="bfloat16"):
         path = keras_to_onnx(model, tmp_path / "x.onnx", progress=False)

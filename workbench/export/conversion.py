@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from workbench.core.errors import AnswersDifferError, ExportError, InputError, ModelError
+from workbench.core.errors import AnswersDifferError, BackendUnavailableError, ExportError, InputError, ModelError
 from workbench.core.files import check_outputs
 from workbench.core.time_limit import time_left, time_limit
 from workbench.export.keras_model import check_opset, default_opset, keras_to_onnx, tf2onnx_command, write_pb
@@ -186,7 +186,10 @@ def _check_answers(model: Any, path: PathLike, feeds: Iterable[tuple[str, "Feed"
                 given = list(made if feeds is None else feeds)
             except InputError as error:
                 return f"not compared with its source: {error}"
-            report = compare_runners(reference, candidate, given)
+            try:
+                report = compare_runners(reference, candidate, given)
+            except BackendUnavailableError as error:  # such as bfloat16 on an older processor
+                return f"not compared with its source: {error}"
     if report.status == "fail":
         raise AnswersDifferError(
             f"{path} was written, but answers differently: {report.verdict} Find the layer with: workbench verify"

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from workbench.core.contract import Runner, RunnerInfo, TensorSpec
-from workbench.core.errors import ModelError
+from workbench.core.errors import BackendUnavailableError, ModelError
 from workbench.core.packages import load_tensorflow, require_backend
 from workbench.core.time_limit import run_ended, time_left
 from workbench.core.tolerance import CEILINGS, coarsest
@@ -33,7 +33,19 @@ class _TensorFlowRunner(Runner):
         super().__init__(describe(model), _specs(inputs), _specs(outputs))
 
     def _infer(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        answers = self._forward(*[self._tf.convert_to_tensor(feed[name]) for name in self.inputs])
+        errors = self._tf.errors
+        try:
+            answers = self._forward(*[self._tf.convert_to_tensor(feed[name]) for name in self.inputs])
+        except (errors.AbortedError, errors.UnimplementedError) as error:  # no kernel for a type on this processor
+            raise BackendUnavailableError(
+                f"TensorFlow {self._tf.__version__} does not compute this network on this machine "
+                f"({_last_line(error)}); run it on another processor, or in float32"
+            ) from error
+        except errors.OpError as error:
+            raise ModelError(
+                f"TensorFlow {self._tf.__version__} cannot run this network: {_last_line(error)}; if it is for the "
+                "numbers of the input, give others, else mend the network"
+            ) from error
         return {name: np.array(answer) for name, answer in zip(self.outputs, answers, strict=True)}
 
     def _close(self) -> None:
@@ -84,6 +96,13 @@ class FrozenGraphRunner(_TensorFlowRunner):
             return run_ended(lambda: super(FrozenGraphRunner, self)._infer(feed), cancellation.start_cancel, _STEP)
         finally:
             self._forward = plain
+
+
+def _last_line(error: Exception) -> str:
+    """What TensorFlow says of an operation; what stands before it is where it was written."""
+    lines = [line.strip() for line in str(getattr(error, "message", error)).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("[[", "File ", "Detected", "Arguments"))]
+    return told[-1] if told else "it gives no reason"
 
 
 def _specs(tensors: dict[str, Any]) -> dict[str, TensorSpec]:
