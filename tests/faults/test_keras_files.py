@@ -444,3 +444,18 @@ def test_weights_inside_an_archive_that_reach_out_are_refused(change, kind, good
                 content = inner.read_bytes()
             changed.writestr(name, content)
     assert "reads another file" in (text := refusal(open_model, path)) or "unpacks to" in text
+
+
+@pytest.mark.parametrize("size", [0, 1 << 40, (1 << 64) - 8, (1 << 64) - 16])
+@pytest.mark.parametrize("name", ["old.h5", "new.h5"])
+def test_a_text_of_hdf5_that_has_no_end_is_refused(name, size, good, tmp_path):
+    """The native reader would follow it for ever, deaf to Ctrl-C."""
+    content = bytearray((good / name).read_bytes())
+    start = content.index(b"GCOL")
+    end, place = start + int.from_bytes(content[start + 8 : start + 16], "little"), start + 16
+    while int.from_bytes(content[place : place + 2], "little"):  # to what is free, behind the last text
+        place += 16 + (int.from_bytes(content[place + 8 : place + 16], "little") + 7) // 8 * 8
+    assert start < place < end
+    content[place + 8 : place + 16] = size.to_bytes(8, "little")
+    (tmp_path / name).write_bytes(content)
+    assert "has no end" in refusal(open_model, tmp_path / name)

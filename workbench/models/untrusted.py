@@ -1,6 +1,7 @@
 """What a stranger's file may hold: bounded archives, plain HDF5, and Keras configurations that name no code."""
 
 import json
+import mmap
 import os
 import re
 import zipfile
@@ -52,6 +53,7 @@ def check_archive(path: Path) -> None:
 
     ModelError says which.
     """
+    _check_heaps(path)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -128,6 +130,9 @@ def check_hdf5(path: Path, inner: IO[bytes] | None = None) -> None:
 
     sizes = [0]
 
+    if inner is None:
+        _check_heaps(path)
+
     def look(name: bytes, info: Any) -> str | None:
         return name.decode(errors="replace") if info.type == h5py.h5l.TYPE_EXTERNAL else None
 
@@ -148,6 +153,27 @@ def check_hdf5(path: Path, inner: IO[bytes] | None = None) -> None:
     _check_growth(path, sum(sizes))
     if found:
         raise ModelError(f"{path} reads another file ({found}), which is not opened; save the model again, in one file")
+
+
+def _check_heaps(path: Path) -> None:
+    """Refuse HDF5 whose texts lie in a heap that does not add up: HDF5 2.0 reads such a one for ever.
+
+    A heap is `GCOL`, version 1, its size in 8 bytes, then objects: an index, two numbers, a size in 8 bytes, content.
+    """
+    if not path.stat().st_size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for match in re.finditer(rb"GCOL\x01\0\0\0", content):
+            start = match.start()
+            end = start + int.from_bytes(content[start + 8 : start + 16], "little")
+            place = start + 16
+            while end <= len(content) and place + 16 <= end:
+                index = int.from_bytes(content[place : place + 2], "little")
+                size = int.from_bytes(content[place + 8 : place + 16], "little")
+                size = 16 + (size + 7) // 8 * 8 if index else size  # that of what is free has its own head in it
+                if not 16 <= size <= end - place:
+                    raise ModelError(f"{path} is damaged: a text in it has no end; save or copy it again")
+                place += size
 
 
 def find_code(config: Any, keras: Any = None) -> tuple[str, str] | None:
