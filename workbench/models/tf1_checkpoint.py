@@ -247,8 +247,11 @@ def _restore_and_freeze(graph_def: Any, saver: Any, outputs: Sequence[str], pref
             _require_same_variables(tf, view, saver, prefix)
             _restore(tf, session, saver, prefix)
         used = GraphView(graph.as_graph_def()).subgraph(outputs)
-        with without_deprecations():
-            return module.convert_variables_to_constants_from_session_graph(session, used, list(outputs))
+        try:
+            with without_deprecations():
+                return module.convert_variables_to_constants_from_session_graph(session, used, list(outputs))
+        except (KeyError, ValueError) as error:  # a variable without the node that reads it
+            raise ModelError(f"the graph of {prefix} is damaged ({first_line(error)}); copy its files again") from error
 
 
 def _restore(tf: Any, session: Any, saver: Any, prefix: Path) -> None:
