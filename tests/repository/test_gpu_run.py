@@ -54,7 +54,8 @@ def test_every_test_on_a_gpu_names_what_it_needs(dry_run):
     record = json.loads((dry_run[0] / "gpu.json").read_text())
     needed = {need for test in record["tests"] for need in test["needs"]}
     assert needed == {
-        "gpu", "cuda-python", "pycuda", "onnxruntime-cuda", "torch", "jax", "lean", "rtx", "tensorrt"
+        "gpu", "cuda-python", "pycuda", "onnxruntime-cuda", "torch", "jax", "lean", "rtx", "tensorrt", "nvcc",
+        "tensorrt-headers"
     }  # fmt: skip
     full = [test for test in record["tests"] if "tensorrt" in test["needs"]]
     assert len(full) >= 10
