@@ -175,8 +175,9 @@ def test_sizes_that_cannot_be_are_refused_and_nothing_is_written(memory, kernels
 
 
 def test_hard_mish_of_more_numbers_than_32_bits_count(memory, kernels):
-    """2**31 + 40 float16 numbers, 4.3 GB: the index arithmetic is another one there."""
-    channels, count = 5, (1 << 31) + 40
+    """A little over 2**31 float16 numbers, 4.3 GB: the index arithmetic is another one there."""
+    channels, inner = 5, 8
+    count = -(-(1 << 31) // (channels * inner)) * channels * inner
     tile, gain = numbers(32 * MIB, np.float16), numbers((channels,), np.float16, 1.0, 1)
     tail = 1 << 20
     first = count - tail
@@ -186,7 +187,7 @@ def test_hard_mish_of_more_numbers_than_32_bits_count(memory, kernels):
         for at in range(0, count, tile.size):
             memory.copy_to_device(x + 2 * at, bytes_of(tile), 2 * min(tile.size, count - at), stream)
         memory.copy_to_device(g, bytes_of(gain), 2 * channels, stream)
-        status = kernels.hard_mish_launch(x, g, y, count, channels, 8, 1, stream)
+        status = kernels.hard_mish_launch(x, g, y, count, channels, inner, 1, stream)
         answer = np.empty(tail, np.float16)
         memory.copy_to_host(bytes_of(answer), y + 2 * first, 2 * tail, stream)
         memory.synchronize(stream)
@@ -195,7 +196,7 @@ def test_hard_mish_of_more_numbers_than_32_bits_count(memory, kernels):
         memory.destroy_stream(stream)
     assert status == 0
     index = np.arange(first, count)
-    same(answer, hard_mish(tile[index % tile.size], gain[index // 8 % channels]))
+    same(answer, hard_mish(tile[index % tile.size], gain[index // inner % channels]))
 
 
 # Warp

@@ -15,9 +15,9 @@ namespace
 {
 constexpr int threads = 256;
 
-// Neighbouring numbers that one instruction reads or writes.
+// Neighbouring numbers; one instruction reads or writes them where they are 2, 4 or 8, and so are aligned together.
 template <typename T, int width>
-struct alignas(sizeof(T) * width) Pack
+struct alignas(width == 3 ? sizeof(T) : sizeof(T) * width) Pack
 {
     T value[width];
 };
@@ -91,10 +91,12 @@ __device__ float between(float first, float second, float share)
 }
 
 // A block covers a tile of blockDim.z rows and blockDim.y columns; the blockDim.x threads of a pixel share its packs.
-template <typename T, int width, typename Index>
+template <typename T, int width, bool one_pack, typename Index>
 __global__ void warp(T const* __restrict__ image, T const* __restrict__ flow, T* __restrict__ out, int batch, int rows,
     int columns, int packs)
 {
+    if (one_pack)
+        packs = 1; // known to the compiler: the loop over them is gone
     int const column = blockIdx.x * blockDim.y + threadIdx.y;
     if (column >= columns)
         return;
@@ -109,7 +111,7 @@ __global__ void warp(T const* __restrict__ image, T const* __restrict__ flow, T*
             Place const along = locate(column + static_cast<float>(flow[2 * pixel + 1]), columns);
             Index const upper = (Index(n) * rows + down.first) * columns;
             Index const lower = (Index(n) * rows + down.second) * columns;
-            for (int p = threadIdx.x; p < packs; p += blockDim.x)
+            for (int p = one_pack ? 0 : threadIdx.x; p < packs; p += blockDim.x)
             {
                 Pack<T, width> const a = from[(upper + along.first) * packs + p];
                 Pack<T, width> const b = from[(upper + along.second) * packs + p];
@@ -167,13 +169,15 @@ template <typename T, int width>
 void launch_warp(
     T const* image, T const* flow, T* out, int batch, int rows, int columns, int channels, cudaStream_t stream)
 {
-    int each = 1; // threads for a pixel: one for each 16 bytes, a power of two, 32 at most
-    while (each < 32 && each * 2 * 16 <= channels * static_cast<int>(sizeof(T)))
+    int each = 1; // threads for a pixel: one for each 32 bytes, a power of two, 32 at most
+    while (each < 32 && each * 2 * 32 <= channels * static_cast<int>(sizeof(T)))
         each *= 2;
-    dim3 const block(each, min(32, threads / each), threads / each / min(32, threads / each));
+    int const across = min(32, threads / each);
+    dim3 const block(each, across, threads / each / across);
     dim3 const grid((columns + block.y - 1) / block.y, min(65535U, (rows + block.z - 1) / block.z), min(65535, batch));
-    bool const narrow = fits_32_bits(int64_t(batch) * rows * columns * max(channels, 2));
-    auto const kernel = narrow ? warp<T, width, uint32_t> : warp<T, width, uint64_t>;
+    auto kernel = channels == width ? warp<T, width, true, uint32_t> : warp<T, width, false, uint32_t>;
+    if (!fits_32_bits(int64_t(batch) * rows * columns * max(channels, 2)))
+        kernel = warp<T, width, false, uint64_t>;
     kernel<<<grid, block, 0, stream>>>(image, flow, out, batch, rows, columns, channels / width);
 }
 
@@ -189,6 +193,8 @@ void choose_warp(void const* image_, void const* flow_, void* out_, int batch, i
         launch_warp<T, 16 / sizeof(T)>(image, flow, out, batch, rows, columns, channels, stream);
     else if (fits(4))
         launch_warp<T, 4>(image, flow, out, batch, rows, columns, channels, stream);
+    else if (channels == 3)
+        launch_warp<T, 3>(image, flow, out, batch, rows, columns, channels, stream);
     else if (fits(2))
         launch_warp<T, 2>(image, flow, out, batch, rows, columns, channels, stream);
     else
