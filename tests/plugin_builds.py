@@ -34,6 +34,12 @@ def compile_kernels(folder, architectures=ARCHITECTURES):
     return library
 
 
+def compile_to_ptx(folder):
+    """The kernels in the GPU's intermediate language, as text."""
+    _nvcc("-ptx", "-O2", "-std=c++17", "-arch=sm_90", SOURCES / "kernels.cu", "-o", folder / "kernels.ptx")
+    return (folder / "kernels.ptx").read_text(encoding="utf-8")
+
+
 def compile_plugins(folder, architectures=ARCHITECTURES):
     """The library of plugins that TensorRT loads, and the program that runs them without it."""
     headers = ["-isystem", os.environ["TENSORRT_INCLUDE"]]
