@@ -18,6 +18,8 @@ def find_nvcc():
 
 def missing_nvcc():
     """Why nothing can be compiled for a GPU here, in one sentence; empty where it can."""
+    if os.name == "nt":
+        return "the plugins are compiled on Linux only"
     return "" if find_nvcc() else "no nvcc, the compiler of the CUDA toolkit, is on PATH or in CUDA_HOME"
 
 

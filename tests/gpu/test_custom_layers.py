@@ -7,6 +7,7 @@ and nothing is joined into a fused multiply-add.
 import ctypes
 import json
 import subprocess
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -131,10 +132,12 @@ def test_hard_mish_is_numpy_s_to_the_last_bit(memory, kernels, shape, gain_shape
 
 
 @TYPES
-@pytest.mark.parametrize("batch", range(1, 17))
-def test_hard_mish_takes_batches_of_1_to_16(memory, kernels, batch, dtype):
-    x, gain = numbers((batch, 5, 3, 7), dtype, seed=batch), numbers((5, 1, 1), dtype, 1.0, 1)
-    same(run_hard_mish(memory, kernels, x, gain), hard_mish(x, gain))
+def test_both_take_batches_of_1_to_16(memory, kernels, dtype):
+    for batch in range(1, 17):
+        x, gain = numbers((batch, 5, 3, 7), dtype, seed=batch), numbers((5, 1, 1), dtype, 1.0, 1)
+        same(run_hard_mish(memory, kernels, x, gain), hard_mish(x, gain))
+        image, flow = numbers((batch, 6, 11, 3), dtype, seed=batch), numbers((batch, 6, 11, 2), dtype, 2.0, 1)
+        same(run_warp(memory, kernels, image, flow), warp(image, flow))
 
 
 @TYPES
@@ -175,46 +178,51 @@ def test_sizes_that_cannot_be_are_refused_and_nothing_is_written(memory, kernels
 
 
 def test_hard_mish_of_more_numbers_than_32_bits_count(memory, kernels):
-    """A little over 2**31 float16 numbers, 4.3 GB: the index arithmetic is another one there."""
-    channels, inner = 5, 8
-    count = -(-(1 << 31) // (channels * inner)) * channels * inner
+    """A little over 2**32 float16 numbers: the index arithmetic is another one there. The last million is compared."""
+    channels, inner, tail = 5, 8, 1 << 20
+    count = ((1 << 32) // (channels * inner) + 1) * channels * inner
     tile, gain = numbers(32 * MIB, np.float16), numbers((channels,), np.float16, 1.0, 1)
-    tail = 1 << 20
-    first = count - tail
-    with memory.active():
-        stream = memory.create_stream()
-        x, y, g = memory.allocate(2 * count), memory.allocate(2 * count), memory.allocate(2 * channels)
-        for at in range(0, count, tile.size):
-            memory.copy_to_device(x + 2 * at, bytes_of(tile), 2 * min(tile.size, count - at), stream)
-        memory.copy_to_device(g, bytes_of(gain), 2 * channels, stream)
-        status = kernels.hard_mish_launch(x, g, y, count, channels, inner, 1, stream)
+    with large_areas(memory, 2 * count, 2 * channels, 2 * count) as (stream, x, slopes, y):
+        fill(memory, stream, x, tile, 2 * count)
+        fill(memory, stream, slopes, gain, 2 * channels)
+        assert kernels.hard_mish_launch(x, slopes, y, count, channels, inner, 1, stream) == 0
         answer = np.empty(tail, np.float16)
-        memory.copy_to_host(bytes_of(answer), y + 2 * first, 2 * tail, stream)
+        memory.copy_to_host(bytes_of(answer), y + 2 * (count - tail), 2 * tail, stream)
         memory.synchronize(stream)
-        for address in (x, y, g):
+    index = np.arange(count - tail, count)
+    same(answer, hard_mish(tile[index % tile.size], gain[index // inner % channels]))
+
+
+@contextmanager
+def large_areas(memory, *sizes):
+    """A stream and areas of many bytes, where the GPU has that much memory."""
+    with memory.active():
+        free = memory.memory_info()[0]
+        if free < sum(sizes) + 512 * MIB:
+            pytest.skip(f"it needs {sum(sizes) / 1e9:.0f} GB of GPU memory, and {free / 1e9:.0f} GB are free")
+        stream, addresses = memory.create_stream(), [memory.allocate(size) for size in sizes]
+        yield (stream, *addresses)
+        for address in addresses:
             memory.free(address)
         memory.destroy_stream(stream)
-    assert status == 0
-    index = np.arange(first, count)
-    same(answer, hard_mish(tile[index % tile.size], gain[index // inner % channels]))
+
+
+def fill(memory, stream, address, tile, nbytes):
+    """Repeat an array until `nbytes` are full."""
+    for at in range(0, nbytes, tile.nbytes):
+        memory.copy_to_device(address + at, bytes_of(tile), min(tile.nbytes, nbytes - at), stream)
 
 
 # Warp
 
 
 @TYPES
-@pytest.mark.parametrize("far", [0.0, 0.7, 4.0, 1e4], ids=["still", "near", "over the border", "far outside"])
 @pytest.mark.parametrize("shape", PICTURES)
-def test_warp_is_numpy_s_to_the_last_bit(memory, kernels, shape, far, dtype):
-    image, flow = numbers(shape, dtype), numbers((*shape[:3], 2), dtype, far, 1)
-    same(run_warp(memory, kernels, image, flow), warp(image, flow))
-
-
-@TYPES
-@pytest.mark.parametrize("batch", range(1, 17))
-def test_warp_takes_batches_of_1_to_16(memory, kernels, batch, dtype):
-    image, flow = numbers((batch, 6, 11, 3), dtype, seed=batch), numbers((batch, 6, 11, 2), dtype, 2.0, 1)
-    same(run_warp(memory, kernels, image, flow), warp(image, flow))
+def test_warp_is_numpy_s_to_the_last_bit(memory, kernels, shape, dtype):
+    image = numbers(shape, dtype)
+    for pixels in (0.0, 0.7, 4.0, 1e4):  # still, near, over the border, far outside
+        flow = numbers((*shape[:3], 2), dtype, pixels, 1)
+        same(run_warp(memory, kernels, image, flow), warp(image, flow))
 
 
 @TYPES
@@ -240,6 +248,15 @@ def test_warp_takes_flows_and_pictures_that_are_nan_or_infinite(memory, kernels,
 
 
 @TYPES
+def test_warp_reads_nothing_beyond_the_border(memory, kernels, dtype):
+    """What follows the last column in memory is the next row, and what follows the last row the next picture."""
+    image, flow = numbers((3, 5, 6, 2), dtype), np.full((3, 5, 6, 2), 100, dtype)
+    last = image[:, -1:, -1:].copy()
+    image[:, :-1], image[:, :, :-1] = np.nan, np.nan
+    np.testing.assert_array_equal(run_warp(memory, kernels, image, flow), np.broadcast_to(last, image.shape))
+
+
+@TYPES
 @pytest.mark.parametrize("channels", [1, 4, 8])
 def test_warp_takes_addresses_that_are_not_multiples_of_16(memory, kernels, channels, dtype):
     image, flow = numbers((2, 7, 9, channels), dtype), numbers((2, 7, 9, 2), dtype)
@@ -254,31 +271,23 @@ def test_warp_takes_more_rows_and_pictures_than_a_grid_has_blocks(memory, kernel
 
 
 def test_warp_of_more_numbers_than_32_bits_count(memory, kernels):
-    """Two pictures of 2**30 float16 numbers each; the last rows of the second are compared."""
-    rows = columns = 1 << 14
+    """Five pictures of 2**30 float16 numbers each; the last rows of the last one are compared."""
+    batch, rows, columns, seen = 5, 1 << 14, 1 << 14, 16
     tile, moves = numbers((1, 64, columns, 4), np.float16), numbers((1, 64, columns, 2), np.float16, 1.0, 1)
     moves = np.clip(moves, -4, 4)  # so that the rows compared look nowhere else
-    seen = 16 * columns * 4 * 2
-    with memory.active():
-        stream = memory.create_stream()
-        image, out = (memory.allocate(2 * rows * columns * 4 * 2) for _ in range(2))
-        flow = memory.allocate(2 * rows * columns * 2 * 2)
-        for at in range(2 * rows // 64):
-            memory.copy_to_device(image + at * tile.nbytes, bytes_of(tile), tile.nbytes, stream)
-            memory.copy_to_device(flow + at * moves.nbytes, bytes_of(moves), moves.nbytes, stream)
-        status = kernels.warp_launch(image, flow, out, 2, rows, columns, 4, 1, stream)
-        answer = np.empty((16, columns, 4), np.float16)
-        memory.copy_to_host(bytes_of(answer), out + 2 * rows * columns * 4 * 2 - seen, seen, stream)
+    pixels = batch * rows * columns
+    with large_areas(memory, 8 * pixels, 4 * pixels, 8 * pixels) as (stream, image, flow, out):
+        fill(memory, stream, image, tile, 8 * pixels)
+        fill(memory, stream, flow, moves, 4 * pixels)
+        assert kernels.warp_launch(image, flow, out, batch, rows, columns, 4, 1, stream) == 0
+        answer = np.empty((seen, columns, 4), np.float16)
+        memory.copy_to_host(bytes_of(answer), out + 8 * pixels - answer.nbytes, answer.nbytes, stream)
         memory.synchronize(stream)
-        for address in (image, out, flow):
-            memory.free(address)
-        memory.destroy_stream(stream)
-    assert status == 0
     # a position this far down, in float32, has fewer bits left for the share of the next row
-    down = np.float32(rows - 64) + np.arange(64, dtype=np.float32)[:, None] + moves[0, ..., 0].astype(np.float32)
-    exact = (down - np.float32(rows - 64)) - np.arange(64, dtype=np.float32)[:, None]
-    wide = np.stack([exact, moves[0, ..., 1].astype(np.float32)], -1)[None]
-    same(answer, warp(tile.astype(np.float32), wide)[0, -16:].astype(np.float16))
+    start, row = np.float32(rows - 64), np.arange(64, dtype=np.float32)[:, None]
+    down = (start + row + moves[0, ..., 0].astype(np.float32)) - start - row
+    near = np.stack([down, moves[0, ..., 1].astype(np.float32)], -1)[None]
+    same(answer, warp(tile.astype(np.float32), near)[0, -seen:].astype(np.float16))
 
 
 # The plugins, in TensorRT's order of calls

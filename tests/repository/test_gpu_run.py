@@ -104,6 +104,13 @@ def ended(name, outcome, **more):
     return [{"event": "start", "id": name}, {"event": "end", "id": name, "outcome": outcome, **more}]
 
 
+def test_a_choice_of_names_is_made_among_the_gpu_tests(recorder, monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(recorder, "run_tests", lambda record, chosen: given.append(chosen))
+    assert recorder.collect(tmp_path / "events", "custom_layers") == {}
+    assert given == [["-k", "custom_layers", str(GPU_TESTS)]]
+
+
 def test_a_test_that_ends_the_process_is_named_and_the_rest_runs(recorder, monkeypatch, tmp_path):
     runs = [
         [*found("a", "b", "c", "d"), *ended("a", "passed"), {"event": "start", "id": "b"}],

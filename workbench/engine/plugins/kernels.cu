@@ -80,9 +80,9 @@ struct Place
 __device__ Place locate(float position, int size)
 {
     float const clamped = fminf(fmaxf(position, 0.0F), static_cast<float>(size - 1));
-    float const floor = floorf(clamped);
-    int const first = static_cast<int>(floor);
-    return {first, min(first + 1, size - 1), clamped - floor};
+    float const before = floorf(clamped);
+    int const first = static_cast<int>(before);
+    return {first, min(first + 1, size - 1), clamped - before};
 }
 
 __device__ float between(float first, float second, float share)
@@ -157,7 +157,7 @@ void choose_hard_mish(void const* x_, void const* gain_, void* y_, int64_t count
     auto const *x = static_cast<T const*>(x_), *gain = static_cast<T const*>(gain_);
     auto* y = static_cast<T*>(y_);
     constexpr int width = 16 / sizeof(T);
-    if (!aligned(x, 16) || !aligned(y, 16))
+    if (!aligned(x, 16) || !aligned(y, 16)) // a part of a larger array; TensorRT's tensors are aligned
         launch_hard_mish<T, 1, uint64_t>(x, gain, y, count, channels, inner, stream);
     else if (fits_32_bits(count))
         launch_hard_mish<T, width, uint32_t>(x, gain, y, count, channels, inner, stream);

@@ -4,7 +4,8 @@
 // Needs TensorRT's public headers (TENSORRT_INCLUDE; NvInfer.h is in no Python package) and links nothing of TensorRT:
 // it only implements pure interfaces, which carry versions of their own. A first version of HardMish, compiled against
 // the headers of TensorRT 10.16 and of 11.1, ran on an H200 through a program like harness.cpp, and TensorRT-RTX 1.7.1
-// built engines with it. This text makes the same calls of TensorRT.
+// built engines with it. This text makes the same calls. It was compiled against declarations of the same order and
+// layout; so compiled, TensorRT-RTX 1.7.1 built engines with both plugins, and both ran on an H200 through harness.cpp.
 #include <NvInfer.h>
 #include <NvInferRuntimePlugin.h>
 #include <cstdint>
