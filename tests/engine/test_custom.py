@@ -15,6 +15,7 @@ import pytest
 from conversions import convert_here
 from engine_checks import build
 from fault_cases import is_sentence
+from plugin_builds import compile_plugins, missing_headers, missing_nvcc
 
 from workbench.cli.main import main
 from workbench.core.errors import EngineBuildError, EngineLoadError, InputError
@@ -211,7 +212,9 @@ def test_the_parser_s_report_tells_of_a_plugin_that_is_not_used(plain):
 
 
 def test_a_plugin_that_no_node_uses_is_refused(marked, plain):
-    refused(marked, [other_plugin], "the plugin Other", "no node of the network uses", "warp_1/Warp (Warp)")
+    refused(
+        marked, [other_plugin], "the plugin other_plugin for Other", "no node of the network uses", "warp_1/Warp (Warp)"
+    )
     refused(plain, [hard_mish_plugin], "its custom nodes: none")
 
 
@@ -265,6 +268,18 @@ def test_embedding_is_refused_where_it_cannot_be(marked, library, monkeypatch):
     flavour = tensorrt_api.open_flavour("tensorrt_rtx")
     monkeypatch.delattr(flavour.module.IBuilderConfig, "plugins_to_serialize")
     refused(marked, [library], "writes no plugin library into a plan", error=InputError, embed_plugins=True)
+
+
+@pytest.mark.skipif(bool(missing_nvcc() or missing_headers()), reason=missing_nvcc() or missing_headers())
+def test_the_compiled_library_computes_its_nodes_beside_the_plan_or_inside_it(marked, plain, tmp_path):
+    library, _ = compile_plugins(tmp_path, ["89"])
+    plan, embedded = (build(marked, plugins=[library], embed_plugins=inside) for inside in (False, True))
+    assert list(plan.manifest.plugin_nodes.values()) == ["HardMish", "Warp", "HardMish"]
+    assert len(embedded.data) - len(plan.data) >= library.stat().st_size
+    half = build(marked, plugins=[library], precision="fp16")
+    assert half.manifest.types["PLUGIN_V3"] == {"float16": 3}
+    refused(marked, [library, hard_mish_plugin], "a second creator of the name HardMish")
+    refused(plain, [library], "libworkbench_plugins.so for HardMish and Warp, which no node")
 
 
 def test_the_command_takes_libraries(marked, library, tmp_path, capsys):

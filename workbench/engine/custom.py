@@ -119,16 +119,13 @@ def check_library_name(flavour: str) -> None:
 
 def register_plugins(
     flavour_module: "trt.Module", registry: "trt.IPluginRegistry", plugins: Iterable[Mapping[str, str]], logger: Any
-) -> dict[str, Any]:
-    """Register the creators of some plugins; return them by name, to be kept alive. Else an EngineBuildError."""
-    creators: dict[str, Any] = {}
+) -> dict[str, list[Any]]:
+    """Register plugins; return the creators of each, by its title, to be kept alive. Else an EngineBuildError."""
+    found: dict[str, list[Any]] = {}
     for plugin in plugins:
         load = _load_library if plugin["path"] else _load_python
-        for creator in load(flavour_module, registry, plugin, logger):
-            if creator.name in creators:
-                raise EngineBuildError(f"two of the plugins have the name {creator.name}; leave one out")
-            creators[creator.name] = creator
-    return creators
+        found[plugin["title"]] = load(flavour_module, registry, plugin, logger)
+    return found
 
 
 def _load_library(
@@ -174,18 +171,19 @@ def _identity(creator: "trt.IPluginCreatorV3One") -> tuple[str, str, str]:
     return creator.name, creator.plugin_version, creator.plugin_namespace
 
 
-def check_used(creators: Mapping[str, Any], operators: Mapping[str, str], done_by: Mapping[str, str]) -> None:
-    """Refuse plugins that no node of the network is computed by, with an EngineBuildError.
+def check_used(creators: Mapping[str, Sequence[Any]], operators: Mapping[str, str], done_by: Mapping[str, str]) -> None:
+    """Refuse a plugin of which no node of the network is computed, with an EngineBuildError.
 
     `operators` has the operator of each custom node by its name, `done_by` what TensorRT took for it.
     """
-    unused = [name for name in creators if name not in done_by.values()]
-    if unused:
-        listed = ", ".join(f"{node} ({operator})" for node, operator in operators.items()) or "none"
-        raise EngineBuildError(
-            f"got the plugin {' and '.join(unused)}, which no node of the network uses; its custom nodes: {listed}; "
-            "mark the layer with the plugin's name, or leave the plugin out"
-        )
+    for title, made in creators.items():
+        names = [creator.name for creator in made]
+        if set(names).isdisjoint(done_by.values()):
+            listed = ", ".join(f"{node} ({operator})" for node, operator in operators.items()) or "none"
+            raise EngineBuildError(
+                f"got the plugin {title} for {' and '.join(names)}, which no node of the network uses; its custom "
+                f"nodes: {listed}; mark the layer with that name, or leave the plugin out"
+            )
 
 
 def make_creator(
