@@ -85,6 +85,15 @@ def untouched(*folders: Path) -> Iterator[None]:
         assert not changed, f"changed in {folder}: {', '.join(changed)}"
 
 
+def hide(node: Any, name: str) -> None:
+    """Hide an attribute of a TensorFlow node from Python, which leaves out what stands beside an unknown field."""
+    alone = type(node)(attr={name: node.attr[name]}).SerializeToString()
+    entry = alone[2 if alone[1] < 128 else 3 :] + b"\x7a\x01x"  # field 15, which no map has
+    del node.attr[name]
+    node.MergeFromString(alone[:1] + bytes([len(entry) & 127 | 128, len(entry) >> 7]) + entry)
+    assert name not in node.attr
+
+
 def _contents(folder: Path) -> dict[Path, bytes | str]:
     """The bytes of each file, the kind of everything else."""
     found: dict[Path, bytes | str] = {}
