@@ -95,6 +95,20 @@ def test_an_unfinished_row_is_cut_off(end, file):
     assert file.read_bytes() == 2 * LINE
 
 
+@pytest.mark.parametrize("end", [1, 12])
+def test_alone_a_beginning_shorter_than_any_rows_stays(end, file):
+    file.write_bytes(LINE[:end])
+    with untouched(file.parent):
+        refusal(append_row, file, ROW)
+        refusal(load_rows, file)
+
+
+def test_alone_an_unfinished_row_is_cut_off(file):
+    file.write_bytes(LINE[:13])
+    append_row(file, ROW)
+    assert file.read_bytes() == LINE
+
+
 PLACES = {
     "a pipe": os.mkfifo, "an endless device": lambda path: path.symlink_to("/dev/zero"),
     "a device": lambda path: path.symlink_to("/dev/null"), "a folder": lambda path: path.mkdir(),

@@ -224,10 +224,16 @@ class Row:
         return f"{self.subject}, batch {self.batch}, {self.precision}, {self.backend}"
 
 
-def check_end(path: PathLike, end: bytes) -> None:
-    """InputError where what follows the last whole line of a file is not the beginning of a row."""
-    if end[: len(_START)] != _START[: len(end)]:
+def find_end(path: PathLike, content: bytes) -> int:
+    """Where the whole lines of a file end; InputError where what follows is not the beginning of a row.
+
+    Alone in a file, a beginning shorter than any row's may be somebody else's.
+    """
+    whole = content.rfind(b"\n") + 1
+    end = content[whole:]
+    if end and not end.startswith(_START[: len(end)] if whole else _START):
         raise InputError(f"got {path}, which does not end with a row of a sweep; give the file of one, or a new name")
+    return whole
 
 
 def append_row(path: PathLike, row: Row) -> None:
@@ -245,10 +251,7 @@ def append_row(path: PathLike, row: Row) -> None:
         check_place(Path(path))
         with open(path, "a+b") as file:
             file.seek(0)
-            content = file.read(LARGEST_FILE)
-            whole = content.rfind(b"\n") + 1
-            check_end(path, content[whole:])
-            file.truncate(whole)
+            file.truncate(find_end(path, file.read(LARGEST_FILE)))
             file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
