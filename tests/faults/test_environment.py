@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fault_cases import command, is_sentence, refusal, untouched
+from fault_cases import DEEP, command, is_sentence, refusal, untouched
 from onnx_networks import save_picture_network
 from PIL import Image
 
@@ -20,8 +20,6 @@ from workbench.models.untrusted import read_json
 from workbench.pictures.images import list_images, load_image
 from workbench.pictures.labels import load_labels
 from workbench.precision.calibration import Calibration
-
-DEEP = "[" * 100_000 + "]" * 100_000
 
 
 def started(words, **options):

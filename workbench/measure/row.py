@@ -39,8 +39,6 @@ ERRORS = ("max_error_of_range", "relative_l2")
 ROUNDING = 1e-6
 """Errors up to this are float32's own rounding, which no choice should rest on."""
 
-Named = tuple[tuple[Any, ...], ...]
-
 
 @dataclass(frozen=True)
 class Row:
@@ -123,8 +121,8 @@ class Row:
     accuracy_change: float | None = None
     nan: int | None = None
     inf: int | None = None
-    worst: Named | None = None
-    kept: Named | None = None
+    worst: tuple[tuple[str, float], ...] | None = None
+    kept: tuple[tuple[str, str, str], ...] | None = None
     qdq_pairs: int | None = None
     memory_mib: float | None = None
     memory_of: str = ""
