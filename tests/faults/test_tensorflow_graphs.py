@@ -348,16 +348,17 @@ def attributes():
     return [(node, attribute) for node in range(18) for attribute in range(3)]
 
 
-def attribute_of(graph_def, node, attribute):
+def attribute_of(good, node, attribute):
+    """The small graph, that node of it, and the name of that attribute."""
+    graph_def = graph_of(good)
     node = graph_def.node[node % len(graph_def.node)]
-    names = sorted(node.attr)
-    return (node, names[attribute % len(names)]) if names else pytest.skip("a node without attributes")
+    names = sorted(node.attr) or pytest.skip("a node without attributes")
+    return graph_def, node, names[attribute % len(names)]
 
 
 @pytest.mark.parametrize(("node", "attribute"), some(attributes(), 20))
 def test_a_flipped_bit_in_the_name_of_an_attribute_is_refused(node, attribute, good, tmp_path):
-    graph_def = graph_of(good)
-    node, name = attribute_of(graph_def, node, attribute)
+    graph_def, node, name = attribute_of(good, node, attribute)
     node.attr[chr(ord(name[0]) ^ 4) + name[1:]].CopyFrom(node.attr[name])
     del node.attr[name]
     refusal(use, write(graph_def, tmp_path / "m.pb"))
@@ -365,16 +366,14 @@ def test_a_flipped_bit_in_the_name_of_an_attribute_is_refused(node, attribute, g
 
 @pytest.mark.parametrize(("node", "attribute"), some(attributes(), 12))
 def test_an_attribute_without_a_value_is_refused(node, attribute, good, tmp_path):
-    graph_def = graph_of(good)
-    node, name = attribute_of(graph_def, node, attribute)
+    graph_def, node, name = attribute_of(good, node, attribute)
     node.attr[name].Clear()
     refusal(use, write(graph_def, tmp_path / "m.pb"))
 
 
 @pytest.mark.parametrize(("node", "attribute"), some(attributes(), 12))
 def test_an_attribute_of_another_kind_is_refused(node, attribute, good, tmp_path):
-    graph_def = graph_of(good)
-    node, name = attribute_of(graph_def, node, attribute)
+    graph_def, node, name = attribute_of(good, node, attribute)
     node.attr[name].Clear()
     node.attr[name].func.name = "none"
     answer(use, write(graph_def, tmp_path / "m.pb"))
