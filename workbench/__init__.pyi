@@ -16,10 +16,12 @@ from .measure.latency import time_runners as time_runners
 from .measure.rows import load_recording as load_recording
 from .measure.sweep import sweep as sweep
 from .onnx_graph.cost import inspect as inspect
+from .onnx_graph.custom import mark_custom_layer as mark_custom_layer
 from .onnx_graph.fuse import fuse_argmax as fuse_argmax
 from .onnx_graph.fuse import fuse_preprocessing as fuse_preprocessing
 from .onnx_graph.mend import fix as fix
 from .onnx_graph.noise import rounding_noise as rounding_noise
+from .onnx_graph.operators import register_operator as register_operator
 from .parity.divergence import first_divergence as first_divergence
 from .parity.figures import side_by_side as side_by_side
 from .parity.stages import verify as verify

@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a plan that newer versions and the lean runtime load; it carries host code (full TensorRT only)",
     )
+    parser.add_argument("--plugins", nargs="+", default=[], metavar="LIB", help="plugin libraries for custom nodes")
+    parser.add_argument("--embed-plugins", action="store_true", help="write the plugin libraries into the plan")
     parser.add_argument("--workspace-mib", type=int, default=1024, metavar="N", help="scratch memory (default: 1024)")
     parser.add_argument("--timeout", type=float, metavar="S", help="end the build after this many seconds")
     parser.add_argument("--no-cache", action="store_true", help="build even if the same engine was built before")
@@ -72,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         plan = build.build_engine(
             onnx_path, **asked, images=options.images, feeds=feeds_of(options), preprocess=options.preprocess,
             profile=profile, targets=options.targets, flavour=options.flavour, cache=not options.no_cache,
-            version_compatible=options.version_compatible,
+            version_compatible=options.version_compatible, plugins=options.plugins, embed_plugins=options.embed_plugins,
         )  # fmt: skip
         build.save_engine(plan, options.output)
         print(build.engine_text(plan, options.output))

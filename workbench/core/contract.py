@@ -13,7 +13,7 @@ from workbench.core.errors import FeedError, InputError
 
 BACKEND_NAMES = {
     "keras": "Keras", "tf_keras": "tf_keras", "tensorflow": "TensorFlow", "torch": "PyTorch",
-    "onnxruntime": "ONNX Runtime", "ncnn": "ncnn", "tvm": "TVM", "tensorrt": "TensorRT",
+    "onnxruntime": "ONNX Runtime", "reference": "ONNX reference", "ncnn": "ncnn", "tvm": "TVM", "tensorrt": "TensorRT",
     "tensorrt_rtx": "TensorRT-RTX", "tensorrt_lean": "TensorRT lean runtime",
 }  # fmt: skip
 

@@ -10,5 +10,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "plan": ["Plan", "PlanManifest"],
         "inference": ["allocate_buffers", "load_images_to_buffer", "do_inference"],
         "parser": ["ask_parser"],
+        "custom": ["make_creator"],
     },
 )

@@ -21,6 +21,7 @@ from workbench.core.files import atomic_path, check_outputs
 from workbench.core.process import temporary_folder
 from workbench.engine import cache as engine_cache
 from workbench.engine.commands import DEFAULT_WORKSPACE, polygraphy_command, trtexec_command
+from workbench.engine.custom import Plugin, PluginLike, custom_order, library_environment, read_plugins
 from workbench.engine.layer_types import types_text
 from workbench.engine.plan import (
     DEFAULT_BATCH,
@@ -59,6 +60,7 @@ class _Job:
     profile: Any
     spec: PrecisionSpec
     options: dict[str, Any]
+    plugins: tuple[Plugin, ...] = ()
     progress: bool = False
     timeout_s: float | None = None
     cache: bool = True
@@ -78,6 +80,7 @@ class _Job:
             "shapes": [_plain(self.shape), _plain(self.profile), DEFAULT_BATCH],
             "precision": [self.spec.precision, self.spec.digest],
             "options": self.options,
+            "plugins": [plugin.digest for plugin in self.plugins],
             "workbench": __version__,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -101,6 +104,8 @@ def build_engine(
     timeout_s: float | None = None,
     cache: bool = True,
     version_compatible: bool = False,
+    plugins: Sequence[PluginLike] = (),
+    embed_plugins: bool = False,
 ) -> Plan:
     """Build a TensorRT engine in a child process, strongly typed: what the layers compute in is in the ONNX file.
 
@@ -125,15 +130,19 @@ def build_engine(
         timeout_s: end the build after this many seconds.
         cache: take an engine built before from the cache, and keep this one there.
         version_compatible: newer versions and the lean runtime may load it; full TensorRT only.
+        plugins: what computes custom nodes: compiled libraries, and functions that take TensorRT's module and give a
+            creator (see `engine.make_creator`). They run in the child process. One that no node uses is an error.
+        embed_plugins: write the libraries into the plan, which else needs them again where it is loaded.
     Returns:
         The plan and its manifest.
     Raises:
-        InputError: a wrong argument, profile, target, input type or calibration; or nothing that can be converted.
+        InputError: a wrong argument, profile, target, input type, calibration or plugin; or nothing that can be
+            converted.
         ModelError: the file is not a whole, valid ONNX model.
         BackendUnavailableError: no TensorRT that can build is installed.
         DriverError: this TensorRT builds on a GPU only, and there is none.
         EngineBuildError: TensorRT refused, crashed or took too long, or its layers are not in the precision; its
-            `log` has TensorRT's own lines.
+            `log` has TensorRT's own lines. Or a plugin does not load, or no node uses it.
     """
     pictures = images if feeds is None else feeds
     check_arguments(precision, keep, calibration, pictures, workspace_bytes, timeout_s)
@@ -143,7 +152,11 @@ def build_engine(
         check_outputs([calibration], [onnx_path, images])
     options: dict[str, Any] = {"workspace_bytes": int(workspace_bytes), "tf32": precision == "tf32"}
     options |= {"version_compatible": bool(version_compatible), "keep": sorted(keep)}
-    rest = (PrecisionSpec(precision, tuple(keep)), options, progress, timeout_s, cache)
+    options |= {"embed_plugins": bool(embed_plugins)}
+    read = read_plugins(plugins)
+    if embed_plugins:
+        _check_embedding(chosen, read)
+    rest = (PrecisionSpec(precision, tuple(keep)), options, read, progress, timeout_s, cache)
     job = _Job(Path(onnx_path), chosen, _building_gpu(chosen), checked, shape, profile, *rest)
     if images is not None or feeds is not None:
         _check_model(job)  # before minutes are spent on the pictures
@@ -213,6 +226,14 @@ def _check_targets(flavour: Flavour, targets: Sequence[str] | None) -> tuple[str
     return wanted
 
 
+def _check_embedding(flavour: Flavour, plugins: Sequence[Plugin]) -> None:
+    if not hasattr(flavour.module.IBuilderConfig, "plugins_to_serialize"):
+        raise InputError(f"{flavour.title} writes no plugin library into a plan; leave embed_plugins out")
+    if not plugins or not all(plugin.path for plugin in plugins):
+        names = ", ".join(plugin.title for plugin in plugins if not plugin.path) or "no plugin"
+        raise InputError(f"got embed_plugins for {names}, expected compiled libraries: Python stays outside a plan")
+
+
 def _building_gpu(flavour: Flavour) -> Gpu | None:
     """The GPU that takes part in the build: none where the flavour builds ahead of time and none is here."""
     if flavour.builds_ahead_of_time:
@@ -252,8 +273,10 @@ def _build(job: _Job, profile: Profile, digest: str) -> Plan:
         order |= {name: job.options[name] for name in ("workspace_bytes", "version_compatible")}
         order |= {"flavour": job.flavour.name, "precision": job.spec.precision, "whole": report is not None}
         order["kept"] = [name for name, _, _ in kept]
-        title = f"build {job.path.name}"
-        facts = run_child(order, "build", title=title, progress=job.progress, timeout_s=job.timeout_s)
+        order |= {"embed_plugins": job.options["embed_plugins"], **custom_order(order["onnx_path"], job.plugins)}
+        env = library_environment(folder) if job.plugins else None
+        bar: dict[str, Any] = {"title": f"build {job.path.name}", "progress": job.progress}
+        facts = run_child(order, "build", timeout_s=job.timeout_s, environment=env, **bar)
         data = plan_path.read_bytes()
     manifest = _manifest(job, profile, digest, data, facts)
     words = tuple({"node": name, "operator": operator, "reason": reason} for name, operator, reason in kept)
@@ -278,6 +301,8 @@ def _manifest(job: _Job, profile: Profile, digest: str, data: bytes, facts: Mapp
         types=facts["types"],
         qdq_pairs=facts["layers"].get("DEQUANTIZE", 0),
         calibration=job.spec.digest,
+        plugins={plugin.title: plugin.digest for plugin in job.plugins},
+        plugin_nodes=facts["plugins"],
         kernels=tuple(facts["kernels"]),
         memory=facts["memory"],
         workbench=__version__,
@@ -351,6 +376,8 @@ def _found_text(manifest: PlanManifest) -> str:
     for reason, nodes in reasons.items():
         more = f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else ""
         text += f"float32  {', '.join(nodes[:_SHOWN])}{more}: {reason}\n"
+    for node, operator in manifest.plugin_nodes.items():
+        text += f"plugin   {node}: {operator}\n"
     if manifest.kernels and manifest.memory:
         parts = (f"{name.removesuffix('_bytes')} {size / 1e6:.0f} MB" for name, size in manifest.memory.items())
         text += f"kernels  {len(manifest.kernels)} after fusion; memory on the GPU: {', '.join(parts)}\n"

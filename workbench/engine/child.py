@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.core.errors import EngineBuildError, OutputError, WorkbenchError
 from workbench.core.files import atomic_path
 from workbench.core.process import send, serve
-from workbench.engine.layer_types import check_types, count_types, read_types
+from workbench.engine.custom import check_used, register_plugins
+from workbench.engine.layer_types import check_types, count_types, node_of, read_types
 from workbench.engine.tensorrt_api import SOURCE_POSITION, Flavour, make_logger, open_flavour
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _KNOWN_FIXES = (
     (r"Sequence\)|\(Sequence(At|Construct)\)", "TensorRT has no lists of tensors: use Split and Concat instead"),
     (r"Integer\)|\(DynamicQuantizeLinear\)", "quantize with pairs of QuantizeLinear and DequantizeLinear instead"),
     (r"input was not registered", "give the Loop all its inputs, its condition too"),
-    (r"Plugin not found", "TensorRT does not know this operator: replace the layer, or write it as a plugin"),
+    (r"Plugin not found", "give plugins=[...], or a file with a function for it, which mark_custom_layer writes"),
     (r"plugin registry", "this TensorRT does not have this operator: replace the layer, or write it as a plugin"),
     (r"convertDtype", "TensorRT has no text, float64 or complex tensors: convert them outside the network"),
     (r"UNSUPPORTED_NODE", "TensorRT does not support this operator so: replace the layer, or write it as a plugin"),
@@ -73,30 +74,42 @@ def carry_out(order: Mapping[str, Any]) -> dict[str, Any]:
         work = "cannot start a build" if "plan_path" in order else "cannot start"
         raise EngineBuildError(f"{flavour.title} {work}: {logger.reasons() or 'it gives no reason'}")
     parser = trt.OnnxParser(network, logger)
-    answer = ask(parser, network, order["onnx_path"])
+    creators = register_plugins(trt, trt.get_plugin_registry(), order["plugins"], logger)
+    if creators:  # else the parser takes the function of a node, and no plugin, without a word
+        parser.set_flag(trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
+    answer = ask(parser, network, order["onnx_path"], order["custom"])
+    if "plan_path" in order:
+        refuse(answer, Path(order["onnx_path"]).name)
+    if answer["parsed"]:
+        check_used(creators, order["custom"], answer["plugins"])
     if "plan_path" not in order:
         return answer
-    refuse(answer, Path(order["onnx_path"]).name)
     types = build(flavour, logger, builder, network, config, order)
     kernels = [kernel for text in verbose if text.startswith("Layers:") for kernel in read_kernels(text)]
     memory = read_memory([*verbose, *(text for _, text in logger.lines)])
-    return {"layers": answer["layers"], "types": types, "kernels": kernels, "memory": memory}
+    facts = {"layers": answer["layers"], "plugins": answer["plugins"]}
+    return {**facts, "types": types, "kernels": kernels, "memory": memory}
 
 
-def ask(parser: "trt.OnnxParser", network: "trt.INetworkDefinition", onnx_path: str) -> dict[str, Any]:
+def ask(
+    parser: "trt.OnnxParser", network: "trt.INetworkDefinition", onnx_path: str, custom: Mapping[str, str]
+) -> dict[str, Any]:
     """Let the parser read a file into the network: whether it `parsed`, how many `layers` of each kind and `outputs`.
 
-    Also the `types` of inputs and outputs, and `errors`: code, node, name, operator, what was `said`, `inside` of what.
+    Also the `types` of inputs and outputs, the operator of each node of `custom` that became one of the `plugins`, and
+    `errors`: code, node, name, operator, what was `said`, `inside` of what.
     """
     parsed = parser.parse_from_file(onnx_path)
     errors = [_read_error(parser.get_error(index)) for index in range(parser.num_errors)]
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    layers = [layer for layer in map(network.get_layer, range(network.num_layers)) if layer is not None]
+    nodes = [node_of(layer) for layer in layers if layer.type.name.startswith("PLUGIN")]
     ends = [network.get_input(index) for index in range(network.num_inputs)]
     ends += [network.get_output(index) for index in range(network.num_outputs)]
     return {
         "parsed": bool(parsed) and not errors,
         "errors": errors,
-        "layers": dict(Counter(layer.type.name for layer in layers if layer is not None).most_common()),
+        "layers": dict(Counter(layer.type.name for layer in layers).most_common()),
+        "plugins": {node: custom[node] for node in nodes if node in custom},
         "outputs": network.num_outputs,
         "types": {tensor.name: tensor.dtype.name for tensor in ends if tensor is not None},
     }
@@ -166,6 +179,8 @@ def configure(flavour: Flavour, config: "trt.IBuilderConfig", order: Mapping[str
         switch(trt.BuilderFlag.TF32)
     if order.get("version_compatible"):
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if order["embed_plugins"]:
+        config.plugins_to_serialize = [plugin["path"] for plugin in order["plugins"]]
     if order["targets"]:
         config.num_compute_capabilities = len(order["targets"])
         for index, target in enumerate(order["targets"]):

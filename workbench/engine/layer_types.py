@@ -71,8 +71,8 @@ def read_types(network: "trt.INetworkDefinition") -> list[LayerType]:
         floats = (tensor for tensor in _outputs(layer) if tensor.dtype.name in _FLOATS)
         given = [tensor for tensor in floats if tensor.is_execution_tensor or not tensor.is_shape_tensor]
         if layer.type.name not in _MOVES and given and given[0].name not in constants:
-            near = () if _node(layer) else (*_nearest(layer, after), *_nearest(layer, before))
-            node = _node(layer) or next(iter(near), layer.name)
+            near = () if node_of(layer) else (*_nearest(layer, after), *_nearest(layer, before))
+            node = node_of(layer) or next(iter(near), layer.name)
             types.append(LayerType(node, layer.type.name, dtype_name(given[0].dtype), _reads(layer, makers), near))
     return types
 
@@ -157,7 +157,8 @@ def _inputs(layer: "trt.ILayer") -> "list[trt.ITensor]":
     return [tensor for tensor in found if tensor is not None]
 
 
-def _node(layer: "trt.ILayer") -> str:
+def node_of(layer: "trt.ILayer") -> str:
+    """The name of the ONNX node that a layer does; empty where TensorRT names none."""
     match = _NODE.search(layer.metadata)
     return match[1] if match else ""
 
@@ -169,7 +170,7 @@ def _nearest(layer: "trt.ILayer", beside: "Callable[[trt.ILayer], list[trt.ILaye
         for other in beside(pending.pop()):
             if other.name not in seen:
                 seen.add(other.name)
-                node = _node(other)
+                node = node_of(other)
                 if node and other.type.name != "CAST":
                     nodes.append(node)
                 else:

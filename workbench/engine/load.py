@@ -4,15 +4,16 @@ import hashlib
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from workbench.core.contract import TensorSpec
 from workbench.core.driver import Gpu, require_gpu
-from workbench.core.errors import BackendUnavailableError, EngineLoadError, InputError
+from workbench.core.errors import BackendUnavailableError, EngineBuildError, EngineLoadError, InputError
 from workbench.core.files import open_regular, read_regular
 from workbench.engine.commands import build_command
+from workbench.engine.custom import Plugin, PluginLike, read_plugins, register_plugins
 from workbench.engine.plan import RTX_MAGIC, PathLike, PlanManifest, manifest_path
 from workbench.engine.tensorrt_api import (
     CollectingLogger,
@@ -97,14 +98,16 @@ class Engine:
         return f"<{self.flavour.title} engine: {takes} -> {gives}{' (closed)' if self._cuda_engine is None else ''}>"
 
 
-def load_engine(path: PathLike, *, allow_host_code: bool = False) -> Engine:
+def load_engine(path: PathLike, *, allow_host_code: bool = False, plugins: Sequence[PluginLike] = ()) -> Engine:
     """Load a plan, after comparing its manifest with this machine.
 
     A plan is code: load only what you or people you trust have built.
 
     Args:
         path: the plan; its manifest lies beside it as `path` + `.json`.
-        allow_host_code: also load a version-compatible plan, which carries code for the processor.
+        allow_host_code: also load a plan that carries code for the processor: a version-compatible one, or one with
+            plugin libraries in it.
+        plugins: the libraries and functions that it was built with; their code runs in this process.
     Returns:
         The engine; close it, or use it in a `with` block.
     Raises:
@@ -116,13 +119,19 @@ def load_engine(path: PathLike, *, allow_host_code: bool = False) -> Engine:
     path = Path(path)
     data, manifest = _read_plan(path)
     flavour = _loading_flavour(path, data, manifest)
-    if manifest is not None and manifest.version_compatible and not allow_host_code:
+    given, embedded = read_plugins(plugins), manifest is not None and bool(manifest.options.get("embed_plugins"))
+    if manifest is not None and (manifest.version_compatible or embedded) and not allow_host_code:
+        kind = "holds plugin libraries" if embedded else "is version-compatible"
         raise EngineLoadError(
-            f"{path} is version-compatible and carries code that would run on this machine's processor; if you trust "
-            "who built it, pass allow_host_code=True"
+            f"{path} {kind} and carries code that would run on this machine's processor; if you trust who built it, "
+            "pass allow_host_code=True"
+        )
+    if manifest is not None and not embedded and (missing := sorted({*manifest.plugins} - {p.title for p in given})):
+        raise EngineLoadError(
+            f"{path} needs {' and '.join(missing)}; load_engine(path, plugins=[...]) takes what it needs"
         )
     _check_gpu(path, flavour, require_gpu(), manifest)
-    return _deserialize(path, data, flavour, manifest, allow_host_code)
+    return _deserialize(path, data, flavour, manifest, allow_host_code, given)
 
 
 def _read_plan(path: Path) -> tuple[bytes, PlanManifest | None]:
@@ -206,9 +215,18 @@ def _check_gpu(path: Path, flavour: Flavour, gpu: Gpu, manifest: PlanManifest | 
 
 
 def _deserialize(
-    path: Path, data: bytes, flavour: Flavour, manifest: PlanManifest | None, allow_host_code: bool
+    path: Path,
+    data: bytes,
+    flavour: Flavour,
+    manifest: PlanManifest | None,
+    allow_host_code: bool,
+    plugins: Sequence[Plugin],
 ) -> Engine:
     logger = make_logger(flavour)
+    try:
+        creators = register_plugins(flavour.module, flavour.module.get_plugin_registry(), map(asdict, plugins), logger)
+    except EngineBuildError as error:
+        raise EngineLoadError(f"{path} cannot be loaded: {error}") from error
     runtime = make_runtime(flavour, logger)
     if allow_host_code:
         runtime.engine_host_code_allowed = True
@@ -218,7 +236,7 @@ def _deserialize(
         if "host code" in reason.lower() and not allow_host_code:
             reason += "; if you trust who built it, pass allow_host_code=True"
         raise EngineLoadError(f"{flavour.title} refuses {path}: {reason}; {_rebuild(manifest, path)}")
-    return Engine(flavour, cuda_engine, manifest, keep=(logger, runtime))
+    return Engine(flavour, cuda_engine, manifest, keep=(logger, creators, runtime))
 
 
 def _profile_shapes(cuda_engine: "trt.ICudaEngine", spec: TensorSpec, index: int) -> tuple[Any, Any, Any]:

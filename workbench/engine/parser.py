@@ -7,7 +7,7 @@ Each was seen to be refused by the parser of TensorRT-RTX 1.7.1; what no rule fi
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from onnx import TensorProto
 
 from workbench.core.contract import BACKEND_NAMES
 from workbench.core.errors import BackendUnavailableError, EngineBuildError
+from workbench.core.process import temporary_folder
 from workbench.core.report import Report, Status, Table, count
 from workbench.engine.child import known_fix
+from workbench.engine.custom import PluginLike, custom_order, library_environment, read_plugins
 from workbench.engine.plan import MAX_RANK
 from workbench.engine.process import run_child
 from workbench.engine.tensorrt_api import dtype_name
-from workbench.onnx_graph.edit import STANDARD, attribute, constants, real_inputs
+from workbench.onnx_graph.edit import STANDARD, CustomNode, attribute, constants, custom_nodes, real_inputs
 from workbench.onnx_graph.file import check, read
 
 _REFUSED_OPERATORS = frozenset(
@@ -116,6 +118,7 @@ def ask_parser(
     flavour: str | None = None,
     timeout_s: float | None = 300,
     progress: bool = True,
+    plugins: Sequence[PluginLike] = (),
 ) -> ParserAnswer:
     """Let TensorRT's parser read a network, in a process of its own, and tell what it says about each node.
 
@@ -125,6 +128,7 @@ def ask_parser(
             the answer of one says nothing about the other.
         timeout_s: end the parser after this many seconds; None for no limit.
         progress: show a bar.
+        plugins: what computes custom nodes, as in `build_engine`.
     Returns:
         The answer. Where no TensorRT with a parser is installed, `accepted` is None, `problem` says what to install,
         and `refused` holds what rules of this package speak against.
@@ -135,11 +139,13 @@ def ask_parser(
     path = Path(path)
     check(path)
     model = read(path)
-    order = {"onnx_path": str(path.resolve()), "flavour": flavour}
+    order = {"onnx_path": str(path.resolve()), "flavour": flavour, **custom_order(path, read_plugins(plugins))}
     options: dict[str, Any] = {"title": f"parse {path.name}", "progress": progress, "timeout_s": timeout_s}
     opened = [BACKEND_NAMES.get(flavour or "", "TensorRT")]  # until the child, which alone imports it, says more
     try:
-        facts = run_child(order, "parser", on_open=opened.append, **options)
+        with temporary_folder() as folder:
+            environment = library_environment(folder) if plugins else None
+            facts = run_child(order, "parser", on_open=opened.append, environment=environment, **options)
     except BackendUnavailableError as error:
         return _without_parser(path, model, str(error))
     except EngineBuildError as error:
@@ -157,13 +163,21 @@ def _answer(path: Path, flavour: str, model: onnx.ModelProto, facts: Mapping[str
     operators = _operators(model, [error["node"] for error in errors])  # of the whole network, also inside another
     # The parser first looks at every node alone, then reads them in order and stops at the first that fails.
     stops = [error["name"] or error["operator"] for error in errors if error["code"].startswith("INVALID")]
-    notes = [f"the parser stopped at {name}: ask again when that node is mended" for name in stops[-1:]]
+    notes = [_route(node, facts["plugins"]) for node in custom_nodes(model) if accepted]
+    notes += [f"the parser stopped at {name}: ask again when that node is mended" for name in stops[-1:]]
     for value in (*model.graph.input, *model.graph.output):
         declared = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
         taken = dtype_name(facts["types"][value.name]) if value.name in facts["types"] else declared
         if taken != declared:
             notes.append(f"{value.name} is {declared} in the file, TensorRT makes it {taken}")
     return ParserAnswer(path, flavour, accepted, refused, operators, facts["layers"], problem, tuple(notes))
+
+
+def _route(node: CustomNode, plugins: Mapping[str, str]) -> str:
+    """How TensorRT computes a custom node, one clause."""
+    if node.name in plugins:
+        return f"custom node {node}: by the plugin {plugins[node.name]}"
+    return f"custom node {node}: " + ("inlined, by its function" if node.has_function else "the parser's own operator")
 
 
 def _refused(error: Mapping[str, Any], model: onnx.ModelProto) -> RefusedNode:

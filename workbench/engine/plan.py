@@ -26,7 +26,13 @@ DEFAULT_BATCH = (1, 4, 8)
 MAX_RANK = 8  # TensorRT's Dims.MAX_DIMS, the same in 10, 11 and RTX
 RTX_MAGIC = b"vtrt"  # how every plan of TensorRT-RTX 1.7 starts; seen in the plans it builds
 
-_OPTIONS = {"workspace_bytes": int, "keep": tuple[str, ...], "version_compatible": bool, "tf32": bool}
+_OPTIONS = {
+    "workspace_bytes": int,
+    "keep": tuple[str, ...],
+    "version_compatible": bool,
+    "tf32": bool,
+    "embed_plugins": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class PlanManifest:
         kept: `node`, `operator` and `reason` of what was left in float32.
         qdq_pairs: how many such pairs the network has.
         calibration: digest of the measured ranges that the conversion used; empty where it used none.
+        plugins: the SHA-256 of each plugin library or function that the plan needs, by its file's or its own name.
+        plugin_nodes: the operator of each ONNX node that a plugin computes, by the node's name.
         kernels: `name`, `kind` and ONNX `nodes` of each kernel after fusion, as far as the builder's log tells.
         memory: `activation_bytes` (at the largest shapes) and `weights_bytes` on the GPU, likewise.
         workbench: version of this package.
@@ -77,6 +85,8 @@ class PlanManifest:
     kept: tuple[Mapping[str, str], ...] = ()
     qdq_pairs: int = 0
     calibration: str = ""
+    plugins: Mapping[str, str] = field(default_factory=dict)
+    plugin_nodes: Mapping[str, str] = field(default_factory=dict)
     kernels: tuple[Mapping[str, Any], ...] = ()
     memory: Mapping[str, int] = field(default_factory=dict)
     workbench: str = ""

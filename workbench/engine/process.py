@@ -21,6 +21,7 @@ def run_child(
     title: str,
     progress: bool,
     timeout_s: float | None,
+    environment: Mapping[str, str] | None = None,
     on_open: Callable[[str], object] = lambda title: None,
 ) -> dict[str, Any]:
     """Have `workbench.engine.child` build an engine, or only parse a network; return what it found.
@@ -37,7 +38,7 @@ def run_child(
         return EngineBuildError(f"{head}{mark}{(mark and summarise_log(log)) or words}", log)
 
     with (
-        Child(CHILD, title=part, advice=advice, error=failure) as child,
+        Child(CHILD, title=part, advice=advice, error=failure, environment=environment) as child,
         tqdm(total=1.0, desc=title, disable=not progress, leave=False, bar_format=_LAYOUT) as bar,
     ):
         moves = BuildProgress(bar)

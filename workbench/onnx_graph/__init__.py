@@ -1,4 +1,4 @@
-"""ONNX in, ONNX out: read, check, what it costs, mend with a proof, fuse; the one place that opens ONNX Runtime."""
+"""ONNX in, ONNX out: read, check, cost, mend with a proof, fuse, mark layers; the one place that opens ONNX Runtime."""
 
 import lazy_loader
 
@@ -6,6 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "file": ["OnnxSummary", "check", "read", "name_batch", "take_digest"],
+        "custom": ["MarkedLayer", "mark_custom_layer"],
+        "operators": ["Operator", "register_operator"],
         "cost": ["LayerCost", "OnnxInspection", "inspect"],
         "mend": ["AppliedRewrite", "FixReport", "fix"],
         "noise": ["rounding_noise"],

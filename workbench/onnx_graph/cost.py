@@ -11,6 +11,7 @@ from onnx import inliner
 from workbench.core.errors import InputError
 from workbench.core.report import Report, Table, count
 from workbench.onnx_graph import edit
+from workbench.onnx_graph.edit import CustomNode, custom_nodes
 from workbench.onnx_graph.file import OnnxSummary, check, read
 from workbench.onnx_graph.fold import fold_constants
 
@@ -94,6 +95,7 @@ class OnnxInspection(Report):
         flops: floating-point operations of one run; a lower bound where `uncounted` is not empty.
         uncounted: how many nodes of each operator could not be counted: no formula, or an open shape.
         layers: every node that calculates or holds weights, the most expensive first.
+        custom: the nodes that are no operators of ONNX's own.
     """
 
     summary: OnnxSummary
@@ -102,6 +104,7 @@ class OnnxInspection(Report):
     flops: int
     uncounted: dict[str, int]
     layers: tuple[LayerCost, ...]
+    custom: tuple[CustomNode, ...] = ()
 
     @property
     def operators(self) -> dict[str, int]:
@@ -141,7 +144,8 @@ class OnnxInspection(Report):
 
     def _remarks(self) -> list[str]:
         size = f"size    {amount(self.weight_bytes, 'B')} of weights"
-        return [*self.summary.to_text().splitlines(), size, f"moves   {count(self.transposes, 'Transpose')}"]
+        custom = [f"custom  {node}: {_route(node)}" for node in self.custom]
+        return [*self.summary.to_text().splitlines(), size, f"moves   {count(self.transposes, 'Transpose')}", *custom]
 
 
 def inspect(path: str | os.PathLike[str], *, batch: int = 1) -> OnnxInspection:
@@ -173,7 +177,16 @@ def inspect(path: str | os.PathLike[str], *, batch: int = 1) -> OnnxInspection:
     uncounted = Counter(layer.operator for layer in costs if layer.flops is None)
     flops = sum(layer.flops or 0 for layer in costs)
     size = edit.weight_bytes(weights.values())
-    return OnnxInspection(summary, size, batch, flops, dict(uncounted.most_common()), tuple(layers))
+    return OnnxInspection(
+        summary, size, batch, flops, dict(uncounted.most_common()), tuple(layers), tuple(custom_nodes(model))
+    )
+
+
+def _route(node: CustomNode) -> str:
+    """Who computes a custom node, one clause."""
+    if node.has_function:
+        return "a function of the file; an operator or a plugin of that name may stand for it"
+    return "no function: ONNX Runtime needs its own operator or register_operator, TensorRT a plugin"
 
 
 def amount(number: int, unit: str) -> str:

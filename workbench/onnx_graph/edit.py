@@ -2,8 +2,10 @@
 
 import contextlib
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -12,6 +14,8 @@ from onnx import helper
 from workbench.core.errors import ExportError
 
 STANDARD = ("", "ai.onnx")  # names of the domain of ONNX's own operators
+CUSTOM = "workbench.custom"  # the domain of custom nodes; TensorRT looks a plugin up by the operator alone
+OPERATOR_NAME = re.compile(r"[A-Za-z]\w*")
 LARGEST_FILE = (1 << 31) - 1  # bytes that one protobuf file can hold
 LARGEST_SHAPE = 1024  # numbers that a weight may have and still be taken for a shape, an axis or a scale
 
@@ -61,6 +65,29 @@ def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 def all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes of a graph and of the graphs inside them."""
     return [node for part in graphs(graph) for node in part.node]
+
+
+@dataclass(frozen=True)
+class CustomNode:
+    """A node that is no operator of ONNX's own, and whether the file has a function for it."""
+
+    name: str
+    operator: str
+    domain: str
+    has_function: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.domain}.{self.operator})"
+
+
+def custom_nodes(model: onnx.ModelProto) -> list[CustomNode]:
+    """The nodes of other domains than ONNX's own, in the graph and in the graphs inside its nodes."""
+    functions = {(function.domain, function.name) for function in model.functions}
+    return [
+        CustomNode(node.name or node.output[0], node.op_type, node.domain, (node.domain, node.op_type) in functions)
+        for node in all_nodes(model.graph)
+        if node.domain not in STANDARD
+    ]
 
 
 def opset(model: onnx.ModelProto) -> int:

@@ -13,10 +13,11 @@ from typing import Any
 import onnx
 
 from workbench.core.driver import require_gpu
-from workbench.core.errors import BackendUnavailableError, ModelError, first_line
+from workbench.core.errors import BackendUnavailableError, ModelError, WorkbenchError, first_line
 from workbench.core.packages import require_backend
 from workbench.core.time_limit import run_ended, time_left
 from workbench.onnx_graph.edit import parts, refuse_large
+from workbench.onnx_graph.operators import attach, take_failure
 
 OPTIMISATIONS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "none": "ORT_DISABLE_ALL"}
 FLOAT8 = frozenset({onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2})
@@ -73,7 +74,8 @@ def open_session(
         options.enable_profiling, options.profile_file_prefix = True, profile_prefix
     if isinstance(network, onnx.ModelProto):
         refuse_large(network)
-    content = network.SerializeToString() if isinstance(network, onnx.ModelProto) else os.fspath(network)
+    network = attach(network if isinstance(network, onnx.ModelProto) else os.fspath(network), options)
+    content = network.SerializeToString() if isinstance(network, onnx.ModelProto) else network
     try:
         session = runtime.InferenceSession(content, options, providers=providers(device, tf32=tf32))
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
@@ -96,12 +98,12 @@ def run_session(session: Any, feed: Mapping[str, Any], purpose: str = "run the n
     names = [value.name for value in session.get_outputs()]
     try:
         if time_left(purpose) is None and not session.may_loop:  # a thread takes longer than a small network
-            answers = session.run(names, dict(feed))
+            answers = _run(session, names, dict(feed), None)
         else:
             options = require_backend("onnxruntime", "dev").RunOptions()
             end = functools.partial(setattr, options, "terminate", True)  # heard before each node
-            answers = run_ended(lambda: session.run(names, dict(feed), options), end, purpose)
-    except TimeoutError:
+            answers = run_ended(lambda: _run(session, names, dict(feed), options), end, purpose)
+    except (TimeoutError, WorkbenchError):
         raise
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         doubtful = [name for name, array in feed.items() if array.dtype.kind not in "fb"] or list(feed)
@@ -112,9 +114,17 @@ def run_session(session: Any, feed: Mapping[str, Any], purpose: str = "run the n
     return dict(zip(names, answers, strict=True))
 
 
+def _run(session: Any, names: Sequence[str], feed: dict[str, Any], options: Any) -> Any:
+    try:
+        return session.run(names, feed, options)
+    finally:
+        take_failure()  # of a registered operator, in place of what came of it
+
+
 def _reason(error: Exception) -> str:
     """What ONNX Runtime says, without the places in its source."""
-    return _PLACES.sub("", first_line(error))
+    said = _PLACES.sub("", first_line(error))
+    return f"{said}; give its function with register_operator" if "is not a registered function/op" in said else said
 
 
 def open_with_outputs(model: onnx.ModelProto, source: Path, names: Sequence[str], optimise: str = "all") -> Any:

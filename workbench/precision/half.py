@@ -12,6 +12,7 @@ from workbench.core.files import check_outputs
 from workbench.onnx_graph import edit
 from workbench.onnx_graph.file import check, write
 from workbench.onnx_graph.fold import fold_constants
+from workbench.precision.custom import custom_schemas
 from workbench.precision.half_graph import BFLOAT16, FLOAT16, HALVES, GraphConverter, Half, Rules
 from workbench.precision.ranges import Ranges
 from workbench.precision.spec import PrecisionReport
@@ -28,8 +29,9 @@ def to_fp16(source: PathLike, out: PathLike, *, ranges: Ranges | None = None, ke
 
     A node stays float32 where ONNX or TensorRT has no float16 for it, where one of its constants is too large or too
     small for float16, or where a tensor that it reads or writes was measured to be larger than 65504. Constants
-    (weights too) are rounded to the nearest float16. Nodes that calculate shapes stay as they are; the bodies of If
-    and Loop are converted, what enters and leaves them is not.
+    (weights too) are rounded to the nearest float16. A custom node is converted where its function takes float16.
+    Nodes that calculate shapes stay as they are; the bodies of If and Loop are converted, what enters and leaves them
+    is not.
 
     Args:
         source: a float32 `.onnx` file, not modified.
@@ -67,8 +69,9 @@ def _convert(source: PathLike, out: PathLike, half: Half, ranges: Ranges | None,
     before, model = edit.weight_bytes(stored(model)), _prepare(source, model, half)
     overflows = {} if ranges is None else ranges.overflows(half.name)
     valid = not _types_problem(model)
-    rules = Rules(half, edit.opset(model), overflows, _known_names(model, keep))
-    GraphConverter(model.graph, rules, edit.inferred_values(model), edit.namer(model)).convert()
+    values = edit.inferred_values(model)
+    rules = Rules(half, edit.opset(model), overflows, _known_names(model, keep), custom_schemas(model, half, values))
+    GraphConverter(model.graph, rules, values, edit.namer(model)).convert()
     if not rules.converted:
         kept = "; ".join(dict.fromkeys(reason for *_, reason in rules.kept))
         why = f" ({kept})" if kept else ""
@@ -110,9 +113,10 @@ def holds_half(model: onnx.ModelProto) -> str:
 
 
 def _prepare(source: PathLike, model: onnx.ModelProto, half: Half) -> onnx.ModelProto:
-    """Bring a network into the form that is converted: no functions, constants computed, every node named."""
-    if model.functions:
-        model = inliner.inline_local_functions(model)
+    """Bring a network into its form to convert: no functions but custom nodes', constants computed, nodes named."""
+    if model.functions:  # custom nodes stay whole: a plugin may stand for them
+        custom = [(item.domain, item.name) for item in model.functions if item.domain == edit.CUSTOM]
+        model = inliner.inline_selected_functions(model, custom, exclude=True)
     if half is BFLOAT16:
         model = raise_opset(source, model, BFLOAT16_OPSET, "bfloat16")
     with contextlib.suppress(ModelError):  # constants that ONNX Runtime cannot compute stay nodes
@@ -131,7 +135,13 @@ def raise_opset(source: PathLike, model: onnx.ModelProto, lowest: int, precision
     if edit.opset(model) >= lowest:
         return model
     try:
-        return version_converter.convert_version(model, lowest)
+        raised = version_converter.convert_version(model, lowest)
+        raised.functions.extend(model.functions)  # the converter leaves them out
+        for part in (raised, *raised.functions):
+            domains = {entry.domain: entry.version for entry in (*model.opset_import, *part.opset_import)}
+            del part.opset_import[:]
+            part.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in (domains | {"": lowest}).items())
+        return raised
     except Exception as error:  # the converter raises what its C++ raises
         raise ExportError(
             f"{source} has opset {edit.opset(model)} and cannot be brought to {lowest}, which {precision} needs "

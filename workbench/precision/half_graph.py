@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
-from workbench.onnx_graph.edit import STANDARD, Namer, Values, attribute, constants, inner_graphs, is_a, reads
+from workbench.onnx_graph.edit import CUSTOM, STANDARD, Namer, Values, attribute, constants, inner_graphs, is_a, reads
 
 FLOAT = TensorProto.FLOAT
 SHAPES = frozenset({"Shape", "Size"})  # operators whose answer does not depend on values
@@ -51,6 +51,7 @@ class Rules:
     opset: int
     overflows: Mapping[str, float]  # the largest value of each tensor that the format cannot hold
     keep: frozenset[str]  # names of nodes or tensors, and operators
+    custom: Mapping[str, Any] = field(default_factory=dict)  # the schemas of custom operators
     converted: int = 0
     kept: list[tuple[str, str, str]] = field(default_factory=list)  # name, operator and reason
 
@@ -122,7 +123,8 @@ class GraphConverter:
 
     def _convert_node(self, node: onnx.NodeProto, depends: bool) -> None:
         known = node.domain in STANDARD and defs.has(node.op_type, self.rules.opset, "")
-        schema = defs.get_schema(node.op_type, self.rules.opset, "") if known else None
+        own = self.rules.custom.get(node.op_type) if node.domain == CUSTOM else None
+        schema = defs.get_schema(node.op_type, self.rules.opset, "") if known else own
         self._note_outputs(node, schema)
         if bodies := list(inner_graphs(node)):  # what enters and leaves them keeps its type
             self._as_before(node)
@@ -149,6 +151,8 @@ class GraphConverter:
             reason = "the type of what it reads or writes is not known"
         elif node.op_type in _OWN_TYPES:
             reason = "the type of what it writes depends on more than what it reads"
+        elif not self._variables(node, schema) and node.domain == CUSTOM:
+            reason = f"its function takes no {self.rules.half.name}"
         elif not self._variables(node, schema):
             reason = f"ONNX has no {self.rules.half.name} {node.op_type} in opset {self.rules.opset}"
         else:

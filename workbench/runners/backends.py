@@ -9,7 +9,7 @@ from workbench.core.errors import InputError
 from workbench.models.torch_file import TORCH_SUFFIXES, is_program, is_torch
 from workbench.runners.torch_runner import TorchRunner
 
-BACKENDS = ("auto", "keras", "onnxruntime", "tensorrt", "torch")
+BACKENDS = ("auto", "keras", "onnxruntime", "reference", "tensorrt", "torch")
 PLAN_SUFFIXES = (".plan", ".engine")
 
 # For each backend: what it runs, and why it is taken when nobody asked for another.
@@ -29,7 +29,8 @@ def open_runner(target: Any, backend: str = "auto") -> Runner:
             model name, a Keras model, or a program of `torch.export`. A `torch.nn.Module` needs an example as well:
             `TorchRunner(model, example)`.
         backend: `"auto"` (TensorRT for a plan, ONNX Runtime for `.onnx`, PyTorch for `.pt2`, Keras or TensorFlow for
-            the rest), `"onnxruntime"`, `"tensorrt"`, `"keras"`, `"torch"`.
+            the rest), `"onnxruntime"`, `"reference"` (ONNX's own definition in NumPy, slow), `"tensorrt"`, `"keras"`,
+            `"torch"`.
     Returns:
         The runner; its `reason` says why this backend was taken.
     Raises:
@@ -42,6 +43,8 @@ def open_runner(target: Any, backend: str = "auto") -> Runner:
         raise InputError(f"got backend={backend!r}, expected one of {', '.join(BACKENDS)}")
     wanted = backend_for(target)
     kind, why = _KINDS[wanted]
+    if backend == "reference" and wanted == "onnxruntime":
+        wanted = backend
     if backend not in ("auto", wanted):
         raise InputError(f"got {kind} for backend={backend!r}; use backend={wanted!r}, or convert the model first")
     runner = _open(wanted, target)
@@ -65,6 +68,10 @@ def _open(backend: str, target: Any) -> Runner:
         from workbench.runners.onnxruntime_runner import OnnxRuntimeRunner
 
         return OnnxRuntimeRunner(target)
+    if backend == "reference":
+        from workbench.runners.reference_runner import ReferenceRunner
+
+        return ReferenceRunner(target)
     if backend == "tensorrt":
         from workbench.runners.tensorrt_runner import TensorRTRunner
 

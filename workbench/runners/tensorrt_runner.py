@@ -2,17 +2,21 @@
 
 import os
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
 from workbench.core.contract import Runner, RunnerInfo
+from workbench.engine.custom import PluginLike
 from workbench.engine.inference import Buffers, allocate_buffers, do_inference
 from workbench.engine.load import load_engine
 from workbench.engine.memory import DeviceMemory, open_memory
 
 
 class TensorRTRunner(Runner):
-    """A plan on the GPU, through TensorRT, TensorRT-RTX or the lean runtime; options as in `allocate_buffers`.
+    """A plan on the GPU, through TensorRT, TensorRT-RTX or the lean runtime.
+
+    Options as in `allocate_buffers`, plugins as in `load_engine`.
 
     Several threads may call `infer`; the calls run one after the other. Buffers grow to the largest batch seen and are
     kept, so from then on a call allocates its answers only. EngineLoadError where the plan is damaged or does not fit
@@ -20,9 +24,14 @@ class TensorRTRunner(Runner):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, memory: str | DeviceMemory = "auto", cuda_graph: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        memory: str | DeviceMemory = "auto",
+        cuda_graph: bool = False,
+        plugins: Sequence[PluginLike] = (),
     ) -> None:
-        self._engine = load_engine(path)
+        self._engine = load_engine(path, plugins=plugins)
         try:
             self._memory = open_memory(memory) if isinstance(memory, str) else memory
             info = RunnerInfo(self._engine.flavour.name, self._engine.flavour.version, self._memory.device_name)
