@@ -9,7 +9,7 @@ EXTRAS_STAMP := $(VENV)/.extras
 # On all cores, up to four: each process takes up to 2 GB. The tests of a file share what they build.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 # The extras whose packages requirements.txt pins, and those of requirements-extras.txt.
-PINNED := keras classic lab dev
+PINNED := keras classic custom lab dev
 PINNED_EXTRAS := torch routes modelopt
 UV ?= uv
 # The Python of the GPU tests: a machine with a GPU may bring its own CUDA packages.

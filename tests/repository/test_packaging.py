@@ -132,7 +132,7 @@ def test_environment_file_names_every_ordered_package():
 
 
 def test_environment_file_holds_the_base_and_what_the_notebooks_need():
-    needed = [*PROJECT["dependencies"], *EXTRAS["keras"], *EXTRAS["lab"], *EXTRAS["classic"]]
+    needed = [*PROJECT["dependencies"], *EXTRAS["keras"], *EXTRAS["lab"], *EXTRAS["classic"], *EXTRAS["custom"]]
     listed = {str(requirement) for requirement in environment_lines()}
     assert {str(Requirement(text)) for text in needed} <= listed
 

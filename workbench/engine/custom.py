@@ -41,7 +41,7 @@ class Plugin:
 def read_plugins(plugins: Sequence[PluginLike]) -> tuple[Plugin, ...]:
     """Read what `build_engine` takes as plugins: libraries, and functions that make a creator; an InputError else."""
     if isinstance(plugins, str | os.PathLike) or callable(plugins):
-        raise InputError(f"got {plugins!r} as the plugins, expected a list: plugins=[...]")
+        raise InputError(f"got {type(plugins).__name__} as the plugins, expected a list: plugins=[...]")
     read = tuple(_from_python(item) if callable(item) else _from_library(item) for item in plugins)
     if len({plugin.digest for plugin in read}) < len(read):
         raise InputError(f"got one plugin twice: {', '.join(plugin.title for plugin in read)}; give each once")
@@ -59,22 +59,20 @@ def _from_library(path: PathLike) -> Plugin:
             for part in iter(functools.partial(file.read, 1 << 20), b""):
                 digest.update(part)
     except OSError as error:
-        raise InputError(f"the plugin {path} cannot be read ({first_line(error)}); compile it first") from error
+        raise InputError(f"the plugin {path} cannot be read ({error.strerror or error}); compile it first") from error
     return Plugin(path.name, digest.hexdigest(), path=str(path.resolve()))
 
 
 def _from_python(function: Any) -> Plugin:
     """Only the text of the function travels: a file would run whole, and a notebook has none."""
-    name = getattr(function, "__qualname__", repr(function))
+    name = getattr(function, "__name__", type(function).__name__)
     try:
         source = textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError) as error:
-        raise InputError(
-            f"the source of the plugin {name} cannot be read ({first_line(error)}); {_FUNCTION}"
-        ) from error
+        raise InputError(f"the plugin {name} has no source to read; {_FUNCTION}") from error
     if not source.startswith("def ") or getattr(function, "__closure__", None):
         raise InputError(f"got the plugin {name}, which is no function that stands alone; {_FUNCTION}")
-    return Plugin(function.__name__, hashlib.sha256(source.encode()).hexdigest(), source=source)
+    return Plugin(name, hashlib.sha256(source.encode()).hexdigest(), source=source)
 
 
 _FUNCTION = (
@@ -103,6 +101,20 @@ def library_environment(folder: Path) -> dict[str, str]:
                     link.symlink_to(library)
     paths = [str(folder), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     return {"LD_LIBRARY_PATH": os.pathsep.join(paths)} if os.name == "posix" else {}
+
+
+def check_library_name(flavour: str) -> None:
+    """Refuse plugins in this very process where TensorRT-RTX would end it, see `library_environment`."""
+    name = "libtensorrt_rtx.so"
+    if flavour != "tensorrt_rtx" or os.name != "posix":
+        return
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        raise EngineBuildError(
+            f"with plugins TensorRT-RTX looks for {name}, which its package does not have; start Python with "
+            f"LD_LIBRARY_PATH=FOLDER, where FOLDER holds a link of that name to the package's {name}.1"
+        ) from error
 
 
 def register_plugins(

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +13,7 @@ from workbench.core.driver import Gpu, require_gpu
 from workbench.core.errors import BackendUnavailableError, EngineBuildError, EngineLoadError, InputError
 from workbench.core.files import open_regular, read_regular
 from workbench.engine.commands import build_command
-from workbench.engine.custom import Plugin, PluginLike, read_plugins, register_plugins
+from workbench.engine.custom import Plugin, PluginLike, check_library_name, read_plugins, register_plugins
 from workbench.engine.plan import RTX_MAGIC, PathLike, PlanManifest, manifest_path
 from workbench.engine.tensorrt_api import (
     CollectingLogger,
@@ -126,10 +126,8 @@ def load_engine(path: PathLike, *, allow_host_code: bool = False, plugins: Seque
             f"{path} {kind} and carries code that would run on this machine's processor; if you trust who built it, "
             "pass allow_host_code=True"
         )
-    if manifest is not None and not embedded and (missing := sorted({*manifest.plugins} - {p.title for p in given})):
-        raise EngineLoadError(
-            f"{path} needs {' and '.join(missing)}; load_engine(path, plugins=[...]) takes what it needs"
-        )
+    if manifest is not None and not embedded:
+        _compare_plugins(path, manifest.plugins, {plugin.title: plugin.digest for plugin in given})
     _check_gpu(path, flavour, require_gpu(), manifest)
     return _deserialize(path, data, flavour, manifest, allow_host_code, given)
 
@@ -223,10 +221,7 @@ def _deserialize(
     plugins: Sequence[Plugin],
 ) -> Engine:
     logger = make_logger(flavour)
-    try:
-        creators = register_plugins(flavour.module, flavour.module.get_plugin_registry(), map(asdict, plugins), logger)
-    except EngineBuildError as error:
-        raise EngineLoadError(f"{path} cannot be loaded: {error}") from error
+    creators = _register(path, flavour, plugins, logger) if plugins else {}
     runtime = make_runtime(flavour, logger)
     if allow_host_code:
         runtime.engine_host_code_allowed = True
@@ -237,6 +232,21 @@ def _deserialize(
             reason += "; if you trust who built it, pass allow_host_code=True"
         raise EngineLoadError(f"{flavour.title} refuses {path}: {reason}; {_rebuild(manifest, path)}")
     return Engine(flavour, cuda_engine, manifest, keep=(logger, creators, runtime))
+
+
+def _compare_plugins(path: Path, built: Mapping[str, str], given: Mapping[str, str]) -> None:
+    if missing := sorted(set(built) - set(given)):
+        raise EngineLoadError(f"{path} needs the plugin {' and '.join(missing)}; give it in load_engine(plugins=[...])")
+    if other := sorted(name for name in built if given[name] != built[name]):
+        raise EngineLoadError(f"{path} was built with another {' and '.join(other)} than the one given; build it again")
+
+
+def _register(path: Path, flavour: Flavour, plugins: Sequence[Plugin], logger: Any) -> dict[str, Any]:
+    try:
+        check_library_name(flavour.name)
+        return register_plugins(flavour.module, flavour.module.get_plugin_registry(), map(asdict, plugins), logger)
+    except EngineBuildError as error:
+        raise EngineLoadError(f"{path} cannot be loaded: {error}") from error
 
 
 def _profile_shapes(cuda_engine: "trt.ICudaEngine", spec: TensorSpec, index: int) -> tuple[Any, Any, Any]:

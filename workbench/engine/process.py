@@ -34,6 +34,8 @@ def run_child(
 
     def failure(text: str, log: list[str]) -> EngineBuildError:
         """The time is up for the whole work; a child that died had TensorRT's errors as its last words."""
+        if " was killed by " in text and order["plugins"]:
+            text = f"{text}; it had the plugins {', '.join(plugin['title'] for plugin in order['plugins'])}"
         head, mark, words = text.replace(f"{part} took", f"the {work} took").partition("; its last words: ")
         return EngineBuildError(f"{head}{mark}{(mark and summarise_log(log)) or words}", log)
 
