@@ -101,7 +101,7 @@ EXAMPLES: dict[str, list[tuple[str, str, str]]] = {
     "Custom layers": [
         (
             "mark_custom_layer",
-            'print(wb.mark_custom_layer("net.onnx", "marked.onnx", layer="head", name="Head").to_text())',
+            'print(wb.mark_custom_layer("net.onnx", "marked.onnx", layer="output", name="Head").to_text())',
             "",
         ),
         (
