@@ -5,6 +5,7 @@ files that were there before are there unchanged. `make faults` tries all that i
 """
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -23,6 +24,13 @@ LONGEST = 700
 
 _DUMP = re.compile(r"Traceback|unexpected [A-Z]\w+|\b0x[0-9a-f]{8,}|<[\w.]+ object at")
 
+DEEP = "[" * 100_000 + "]" * 100_000
+VALUES = {
+    "null": "null", "a list": "[[1]]", "an object": '{"a": {"b": null}}', "a text": '"text"', "a number": "7",
+    "a share": "0.5", "true": "true", "nan": "NaN", "infinity": "1e999", "a deep one": DEEP, "a huge one": "9" * 5000,
+}  # fmt: skip
+"""JSON of every type, for a field that takes one of them."""
+
 Item = TypeVar("Item")
 
 
@@ -32,6 +40,11 @@ def some(items: Sequence[Item], count: int) -> list[Item]:
         return list(items)
     chosen = set(random.Random(len(items)).sample(range(len(items)), count))
     return [item for index, item in enumerate(items) if index in chosen]
+
+
+def with_field(fields: dict[str, Any], name: str, value: str) -> str:
+    """JSON of these fields, with other JSON in one of them."""
+    return json.dumps({**fields, name: "HERE"}).replace('"HERE"', value)
 
 
 def is_sentence(text: str) -> None:
@@ -83,6 +96,15 @@ def untouched(*folders: Path) -> Iterator[None]:
         now = _contents(folder)
         changed = sorted(str(path) for path in was.keys() | now.keys() if was.get(path) != now.get(path))
         assert not changed, f"changed in {folder}: {', '.join(changed)}"
+
+
+def hide(node: Any, name: str) -> None:
+    """Hide an attribute of a TensorFlow node from Python, which leaves out what stands beside an unknown field."""
+    alone = type(node)(attr={name: node.attr[name]}).SerializeToString()
+    entry = alone[2 if alone[1] < 128 else 3 :] + b"\x7a\x01x"  # field 15, which no map has
+    del node.attr[name]
+    node.MergeFromString(alone[:1] + bytes([len(entry) & 127 | 128, len(entry) >> 7]) + entry)
+    assert name not in node.attr
 
 
 def _contents(folder: Path) -> dict[Path, bytes | str]:

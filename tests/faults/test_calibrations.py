@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from fault_cases import command, refusal, some, untouched
+from fault_cases import DEEP, VALUES, command, refusal, some, untouched, with_field
 from onnx_networks import save_picture_network
 
 from workbench.precision import calibration as module
@@ -13,11 +13,6 @@ from workbench.precision.ranges import Ranges
 
 GOOD = Calibration("a" * 64, "b" * 64, "minmax", 2, "unit", {"x": 1.0, "y": 0.0}, {"x": 2.0, "y": 0.0})
 FIELDS = json.loads(GOOD.to_json())
-DEEP = "[" * 100_000 + "]" * 100_000
-VALUES = {
-    "null": "null", "a list": "[[1]]", "an object": '{"a": {"b": null}}', "a text": '"text"', "a number": "7",
-    "a share": "0.5", "true": "true", "nan": "NaN", "infinity": "1e999", "a deep one": DEEP, "a huge one": "9" * 5000,
-}  # fmt: skip
 CASES = [
     (name, value) for name in FIELDS for value in VALUES
     if (name, value) not in {("samples", "a number"), *((name, "a text") for name in FIELDS if name not in (
@@ -41,7 +36,7 @@ def test_a_whole_calibration_is_read(file):
 
 @pytest.mark.parametrize(("name", "value"), some(CASES, 50))
 def test_a_field_of_another_type_is_told(name, value, file):
-    file.write_text(json.dumps({**FIELDS, name: "HERE"}).replace('"HERE"', value))
+    file.write_text(with_field(FIELDS, name, VALUES[value]))
     assert "scales.json" in refusal(Calibration.load, file)
 
 
@@ -53,7 +48,7 @@ def test_a_field_that_is_missing_is_told(name, file):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_what_is_no_scale_is_told(scale, file):
-    file.write_text(json.dumps({**FIELDS, "tensors": {"x": "HERE"}}).replace('"HERE"', scale))
+    file.write_text(with_field(FIELDS, "tensors", f'{{"x": {scale}}}'))
     assert "scales.json" in refusal(Calibration.load, file)
 
 

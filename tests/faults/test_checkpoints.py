@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import tf1_networks as networks
-from fault_cases import answer, refusal, some
+from fault_cases import answer, hide, refusal, some
 
 from workbench.models.files import open_model
 from workbench.models.tf1_checkpoint import open_checkpoint
@@ -77,6 +77,17 @@ def test_a_graph_that_acts_is_refused_before_it_is_restored(kind, place, good, t
     prefix = copy_of(good, tmp_path, meta)
     text = refusal(open_checkpoint, prefix, [networks.LOGITS])
     assert kind in text or "Dataset" in text or "Reader" in text or "Queue" in text
+    assert not list(tmp_path.glob("canary*"))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_attribute_that_python_does_not_see_does_nothing(place, good, tmp_path):
+    meta, nodes = meta_of(good), writing(tmp_path, "PrintV2")
+    hide(nodes[-1], "output_stream")
+    meta.graph_def.node.extend(nodes)
+    node_at(meta, place).input.append("^spy")
+    with open_runner(open_checkpoint(copy_of(good, tmp_path, meta), [networks.LOGITS])) as runner:
+        runner.infer({"pictures": networks.pictures()})
     assert not list(tmp_path.glob("canary*"))
 
 

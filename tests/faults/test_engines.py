@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from fault_cases import refusal, some
+from fault_cases import DEEP, VALUES, refusal, some, with_field
 
 from workbench.core.errors import EngineLoadError
 from workbench.engine import cache, load
@@ -24,12 +24,6 @@ MANIFEST = PlanManifest(
     kernels=({"name": "k", "kind": "conv", "nodes": ["last"]},), memory={"activation_bytes": 1}, workbench="0.1.0",
 )  # fmt: skip
 FIELDS = json.loads(MANIFEST.to_json())
-DEEP = "[" * 100_000 + "]" * 100_000
-
-VALUES = {
-    "null": "null", "a list": "[[1]]", "an object": '{"a": {"b": null}}', "a text": '"text"', "a number": "-7",
-    "a share": "0.5", "true": "true", "nan": "NaN", "infinity": "1e999", "a deep one": DEEP, "a huge one": "9" * 5000,
-}  # fmt: skip
 # JSON of a value that the field may have: nothing is wrong with it.
 FITTING = {
     ("compute_capability", "null"), ("compute_capability", "a text"), ("plan_bytes", "a number"),
@@ -41,11 +35,6 @@ FITTING = {
     ("options", "an object"),
 }  # fmt: skip
 CASES = [(name, value) for name in FIELDS if name != "format" for value in VALUES if (name, value) not in FITTING]
-
-
-def text_with(name, value):
-    """The manifest with other JSON in a field."""
-    return json.dumps({**FIELDS, name: "HERE"}).replace('"HERE"', value)
 
 
 @pytest.fixture
@@ -60,7 +49,7 @@ def test_a_whole_manifest_is_read():
 
 @pytest.mark.parametrize(("name", "value"), some(CASES, 70))
 def test_a_field_of_another_type_is_told(name, value):
-    refusal(PlanManifest.from_json, text_with(name, value))
+    refusal(PlanManifest.from_json, with_field(FIELDS, name, VALUES[value]))
 
 
 @pytest.mark.parametrize("value", ["null", '"x"', "[]", "-0.5", "{}"])
@@ -87,7 +76,7 @@ def test_a_text_that_is_no_manifest_is_told(text):
     ["[]", "[[]]", '[{"x": []}]', '[{"x": [1, 2, 3]}]', '[{"x": [["a"], ["a"], ["a"]]}]', '[{"x": [[1], [1]]}]', "{}"],
 )
 def test_profiles_that_are_none_are_told(profiles):
-    refusal(PlanManifest.from_json, text_with("profiles", profiles))
+    refusal(PlanManifest.from_json, with_field(FIELDS, "profiles", profiles))
 
 
 def grow(path):

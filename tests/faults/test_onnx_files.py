@@ -126,6 +126,7 @@ REFUSED = {
     "an operator that is no text": (text(b"MatMul", b"Mat\xfful"), "no text"),
     "a node whose name is no text": (text(b"\x03one", b"\x03o\xffe"), "no text"),
     "a weight whose name is no text": (text(b"second", b"sec\xffnd"), "no text"),
+    "a graph whose name is no text": (text(b"good", b"g\xffod"), "no text"),
     "an output of 100,000 letters": (lambda m: setattr(m.graph.output[0], "name", "n" * 100_000), "output"),
     "an operator of 100,000 letters": (lambda m: node(m, 1, op_type="Q" * 100_000), "operators that ONNX does not"),
     "an operator with a line's end": (lambda m: node(m, 1, op_type="Re\nlu\x1b[31m"), "Re lu"),

@@ -74,6 +74,20 @@ def here(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def refused(here, capsys, monkeypatch):
+    """Run a command in that folder, which must be refused and change nothing there; its sentence."""
+    monkeypatch.chdir(here)
+
+    def run(*words):
+        with untouched(here):
+            status, text = command(capsys, *words)
+        assert status == 2
+        return text
+
+    return run
+
+
 # What a command reads is never written, however it is spelt, and whatever is allowed.
 
 READERS = {
@@ -122,15 +136,10 @@ def by_linked_folder(path):
 
 @pytest.mark.parametrize("alias", [as_it_is, around, by_link, by_hard_link, by_linked_folder])
 @pytest.mark.parametrize("case", READERS)
-def test_an_input_is_no_output_even_with_overwrite(case, alias, here, capsys, monkeypatch):
-    monkeypatch.chdir(here)
+def test_an_input_is_no_output_even_with_overwrite(case, alias, here, refused):
     name = next((path for word, path in READ.items() if case.endswith((f"of {word}", f"over {word}"))), "net.onnx")
     given = alias(here / name)
-    words = [word.format(given) for word in READERS[case].split()]
-    with untouched(here):
-        status, text = command(capsys, *words, "--overwrite")
-    assert status == 2
-    assert "input" in text
+    assert "input" in refused(*(word.format(given) for word in READERS[case].split()), "--overwrite")
 
 
 @pytest.mark.parametrize(
@@ -145,12 +154,8 @@ def test_an_input_is_no_output_even_with_overwrite(case, alias, here, capsys, mo
         "verify resnet50 net.onnx --keep-files .",
     ],
 )
-def test_a_folder_of_inputs_takes_no_results(words, here, capsys, monkeypatch):
-    monkeypatch.chdir(here)
-    with untouched(here):
-        status, text = command(capsys, *words.split())
-    assert status == 2
-    assert "folder" in text
+def test_a_folder_of_inputs_takes_no_results(words, refused):
+    assert "folder" in refused(*words.split())
 
 
 @pytest.mark.parametrize(
@@ -165,12 +170,8 @@ def test_a_folder_of_inputs_takes_no_results(words, here, capsys, monkeypatch):
         "build net.onnx -o x.plan --precision int8 --images pictures --calibration x.plan.json",
     ],
 )
-def test_two_outputs_of_a_call_are_two_files(words, here, capsys, monkeypatch):
-    monkeypatch.chdir(here)
-    with untouched(here):
-        status, text = command(capsys, *words.format(here=here.name).split())
-    assert status == 2
-    assert "two outputs" in text
+def test_two_outputs_of_a_call_are_two_files(words, here, refused):
+    assert "two outputs" in refused(*words.format(here=here.name).split())
 
 
 FUNCTIONS = {
@@ -266,14 +267,10 @@ FOREIGN = [(writer, kind) for writer in WRITERS for kind in KINDS]
 
 
 @pytest.mark.parametrize(("writer", "kind"), some(FOREIGN, 80))
-def test_a_file_of_somebody_else_stays_as_it_is(writer, kind, here, capsys, monkeypatch):
-    monkeypatch.chdir(here)
+def test_a_file_of_somebody_else_stays_as_it_is(writer, kind, here, refused):
     words, name = WRITERS[writer]
     foreign(kind, here / name)
-    with untouched(here):
-        status, text = command(capsys, *words.format(name).split())
-    assert status == 2
-    assert name in text
+    assert name in refused(*words.format(name).split())
 
 
 def test_a_file_of_somebody_else_without_a_last_newline_gets_no_row(tmp_path):
@@ -476,22 +473,16 @@ WHERE = [
 
 
 @pytest.mark.parametrize(("option", "place"), some(WHERE, 60))
-def test_a_place_where_nothing_can_be_written_is_told_before_the_work(option, place, here, capsys, monkeypatch):
-    monkeypatch.chdir(here)
+def test_a_place_where_nothing_can_be_written_is_told_before_the_work(option, place, here, refused):
     words, suffix = OPTIONS[option]
     given = f"{PLACES[place](here)}{suffix}"
-    with untouched(here):
-        status, text = command(capsys, *(word.replace("{}", given) for word in words.split()))
-    assert status == 2
+    text = refused(*(word.replace("{}", given) for word in words.split()))
     assert "write" in text or "output" in text or "leads nowhere" in text
 
 
-def test_a_folder_that_may_not_be_written_is_told_before_the_work(here, monkeypatch, capsys):
+def test_a_folder_that_may_not_be_written_is_told_before_the_work(monkeypatch, refused):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
-    with untouched(here):
-        status, text = command(capsys, "verify", here / "net.onnx", "--json", here / "x.json")
-    assert status == 2
-    assert "Permission denied" in text
+    assert "Permission denied" in refused("verify", "net.onnx", "--json", "x.json")
 
 
 @pytest.mark.parametrize("name", ["x\0y.json", "x\0.onnx"])

@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from fault_cases import answer, refusal, some, untouched
+from fault_cases import DEEP, VALUES, answer, refusal, some, untouched, with_field
 from onnx_networks import save_picture_network
 
 from workbench.measure.row import LARGEST_FILE, Row, append_row
@@ -18,18 +18,14 @@ ROW = Row(
 )  # fmt: skip
 FIELDS = json.loads(json.dumps(dataclasses.asdict(ROW)))
 LINE = json.dumps(FIELDS).encode() + b"\n"
-DEEP = "[" * 100_000 + "]" * 100_000
-VALUES = {
-    "a list": "[[1]]", "an object": '{"a": {"b": null}}', "nan": "NaN", "infinity": "1e999", "a deep one": DEEP,
-    "a huge one": "9" * 5000, "an empty object": "{}",
-}  # fmt: skip
-CASES = [(name, value) for name in FIELDS for value in VALUES]
+KINDS = ("a list", "an object", "nan", "infinity", "a deep one", "a huge one", "{}")
+CASES = [(name, kind) for name in FIELDS for kind in KINDS]
 WRONG = [
     *((name, '"text"') for name in ("batch", "height", "latency_ms", "runs", "real", "worst", "kept", "status")),
     *((name, "null") for name in ("network", "precision", "batch", "status", "reason", "real", "runs", "machine")),
     *((name, "true") for name in ("network", "batch", "height", "latency_ms", "worst")),
     ("batch", "0"), ("batch", "-1"), ("batch", "1.5"), ("runs", "0.5"), ("real", "1"), ("network", "5"),
-    ("of_tomorrow", "1"), ("", "1"),
+    ("of_tomorrow", "1"), ("", "1"), ("worst", "[[1]]"), ("kept", '[["a", "Conv"]]'),
 ]  # fmt: skip
 
 
@@ -47,7 +43,7 @@ def test_a_whole_file_is_read(file):
 @pytest.mark.parametrize(("name", "value"), [*some(CASES, 40), *WRONG])
 def test_a_field_of_another_type_is_told_with_its_line(name, value, file):
     with file.open("ab") as rows:
-        rows.write(json.dumps({**FIELDS, name: "HERE"}).replace('"HERE"', value).encode() + b"\n")
+        rows.write(with_field(FIELDS, name, VALUES.get(value, value)).encode() + b"\n")
     with untouched(file.parent):
         assert "line 2" in refusal(load_rows, file)
 
@@ -93,6 +89,20 @@ def test_an_unfinished_row_is_cut_off(end, file):
     assert len(load_rows(file)) == 1
     append_row(file, ROW)
     assert file.read_bytes() == 2 * LINE
+
+
+@pytest.mark.parametrize("end", [1, 12])
+def test_alone_a_beginning_shorter_than_any_rows_stays(end, file):
+    file.write_bytes(LINE[:end])
+    with untouched(file.parent):
+        refusal(append_row, file, ROW)
+        refusal(load_rows, file)
+
+
+def test_alone_an_unfinished_row_is_cut_off(file):
+    file.write_bytes(LINE[:13])
+    append_row(file, ROW)
+    assert file.read_bytes() == LINE
 
 
 PLACES = {

@@ -7,7 +7,7 @@ import sys
 import fault_cases
 import numpy as np
 import pytest
-from fault_cases import answer, refusal, some
+from fault_cases import answer, hide, refusal, some
 
 from workbench.core.packages import load_keras, load_tensorflow
 from workbench.export.keras_model import keras_to_pb
@@ -118,6 +118,41 @@ def test_a_saved_model_only_computes(name, good, tmp_path):
     called = next(f for f in model.meta_graphs[0].graph_def.library.function if "signature" in f.signature.name)
     add_node(called.node_def, OPERATIONS[name], called.signature.input_arg[0].name)
     assert name in refusal(open_model, write_saved(good, model, tmp_path / "m"))
+
+
+class Printer(tf.Module):
+    """A network that prints into a file."""
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 3), name="input")])
+    def __call__(self, x):
+        tf.print("written", output_stream="file://canary")
+        return x * 2
+
+
+def printing(nodes):
+    return [node for node in nodes if node.op == "PrintV2"]
+
+
+def test_an_attribute_that_python_does_not_see_is_not_in_a_graph_that_is_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    graph_def = Printer().__call__.get_concrete_function().graph.as_graph_def()
+    first(graph_def, "Identity").name = "output"
+    for node in printing(graph_def.node):
+        hide(node, "output_stream")
+    use(write(graph_def, tmp_path / "m.pb"))
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_saved_model_with_an_attribute_that_python_does_not_see_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tf.saved_model.save(Printer(), "m", signatures=Printer().__call__)
+    model = saved(tmp_path)
+    for function in model.meta_graphs[0].graph_def.library.function:
+        for node in printing(function.node_def):
+            hide(node, "output_stream")
+    write(model, tmp_path / "m" / "saved_model.pb")
+    assert "fields that this TensorFlow lacks" in refusal(use, tmp_path / "m")
+    assert not (tmp_path / "canary").exists()
 
 
 def test_what_only_the_saver_reaches_may_write(good):
@@ -313,16 +348,17 @@ def attributes():
     return [(node, attribute) for node in range(18) for attribute in range(3)]
 
 
-def attribute_of(graph_def, node, attribute):
+def attribute_of(good, node, attribute):
+    """The small graph, that node of it, and the name of that attribute."""
+    graph_def = graph_of(good)
     node = graph_def.node[node % len(graph_def.node)]
-    names = sorted(node.attr)
-    return (node, names[attribute % len(names)]) if names else pytest.skip("a node without attributes")
+    names = sorted(node.attr) or pytest.skip("a node without attributes")
+    return graph_def, node, names[attribute % len(names)]
 
 
 @pytest.mark.parametrize(("node", "attribute"), some(attributes(), 20))
 def test_a_flipped_bit_in_the_name_of_an_attribute_is_refused(node, attribute, good, tmp_path):
-    graph_def = graph_of(good)
-    node, name = attribute_of(graph_def, node, attribute)
+    graph_def, node, name = attribute_of(good, node, attribute)
     node.attr[chr(ord(name[0]) ^ 4) + name[1:]].CopyFrom(node.attr[name])
     del node.attr[name]
     refusal(use, write(graph_def, tmp_path / "m.pb"))
@@ -330,16 +366,14 @@ def test_a_flipped_bit_in_the_name_of_an_attribute_is_refused(node, attribute, g
 
 @pytest.mark.parametrize(("node", "attribute"), some(attributes(), 12))
 def test_an_attribute_without_a_value_is_refused(node, attribute, good, tmp_path):
-    graph_def = graph_of(good)
-    node, name = attribute_of(graph_def, node, attribute)
+    graph_def, node, name = attribute_of(good, node, attribute)
     node.attr[name].Clear()
     refusal(use, write(graph_def, tmp_path / "m.pb"))
 
 
 @pytest.mark.parametrize(("node", "attribute"), some(attributes(), 12))
 def test_an_attribute_of_another_kind_is_refused(node, attribute, good, tmp_path):
-    graph_def = graph_of(good)
-    node, name = attribute_of(graph_def, node, attribute)
+    graph_def, node, name = attribute_of(good, node, attribute)
     node.attr[name].Clear()
     node.attr[name].func.name = "none"
     answer(use, write(graph_def, tmp_path / "m.pb"))

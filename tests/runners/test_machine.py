@@ -39,6 +39,16 @@ def test_a_missing_package_is_one_sentence_with_the_command():
         require_backend("nothing_like_it", "keras")
 
 
+def test_an_interrupt_while_native_code_is_loaded_is_no_missing_package(monkeypatch):
+    def load(name):
+        raise ImportError("initialization failed") from KeyboardInterrupt(1)  # as modules of pybind11 answer
+
+    monkeypatch.setattr("importlib.import_module", load)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        require_backend("onnxruntime", "dev")
+    assert caught.value.args == (1,)
+
+
 def test_tensorflow_starts_without_a_word():
     code = "from workbench.core.packages import load_keras; print(load_keras().__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -56,49 +56,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Build, write the plan and its manifest, and say what it is."""
-    from workbench.engine.build import (
-        build_engine,
-        check_arguments,
-        check_plan_path,
-        engine_text,
-        equivalent_commands,
-        save_engine,
-    )  # fmt: skip
+    from workbench.engine import build
     from workbench.engine.plan import manifest_path, parse_profile
     from workbench.export.cached import as_onnx
 
-    check_plan_path(options.output)
+    build.check_plan_path(options.output)
     pictures = options.images or options.feeds
     written = ("output", "calibration") if pictures else ("output",)
     check_files(options, *written, also=[manifest_path(options.output)])
-    check_arguments(
-        options.precision, options.keep_nodes, options.calibration, pictures, options.workspace_mib << 20,
-        options.timeout,
-    )  # fmt: skip
+    asked = {
+        "precision": options.precision, "keep": options.keep_nodes, "calibration": options.calibration,
+        "workspace_bytes": options.workspace_mib << 20, "timeout_s": options.timeout,
+    }  # fmt: skip
+    build.check_arguments(pictures=pictures, **asked)
     profile = parse_profile(options.profile) if options.profile else None
     with as_onnx(options.model, spatial=spatial_of(options)) as onnx_path:
-        plan = build_engine(
-            onnx_path,
-            precision=options.precision,
-            calibration=options.calibration,
-            images=options.images,
-            feeds=feeds_of(options),
-            preprocess=options.preprocess,
-            keep=options.keep_nodes,
-            workspace_bytes=options.workspace_mib << 20,
-            profile=profile,
-            targets=options.targets,
-            flavour=options.flavour,
-            timeout_s=options.timeout,
-            cache=not options.no_cache,
-            version_compatible=options.version_compatible,
-            plugins=options.plugins,
-            embed_plugins=options.embed_plugins,
-        )
-        save_engine(plan, options.output)
-        print(engine_text(plan, options.output))
+        plan = build.build_engine(
+            onnx_path, **asked, images=options.images, feeds=feeds_of(options), preprocess=options.preprocess,
+            profile=profile, targets=options.targets, flavour=options.flavour, cache=not options.no_cache,
+            version_compatible=options.version_compatible, plugins=options.plugins, embed_plugins=options.embed_plugins,
+        )  # fmt: skip
+        build.save_engine(plan, options.output)
+        print(build.engine_text(plan, options.output))
         if options.show_commands:
             of = ", given the converted network" if plan.manifest.converted else ""
-            lines = equivalent_commands(plan, onnx_path, options.output)
+            lines = build.equivalent_commands(plan, onnx_path, options.output)
             print(f"the same with NVIDIA's tools{of}:", *lines, sep="\n  ")
     return 0

@@ -256,12 +256,12 @@ def read_regular(path: PathLike, largest: int, error: type[WorkbenchError] = Inp
         return file.read(largest)
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Read JSON; a ValueError for all that is none, with numbers that are not finite and deep nesting among it."""
+def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
+    """Read JSON; a ValueError for all that is none, with deep nesting and, if `finite`, NaN and infinity among it."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant if finite else None)
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError("its JSON is nested too deeply") from error
 
 
 def _refuse_constant(word: str) -> float:

@@ -140,8 +140,8 @@ class OutputSums:
     def _columns(self) -> Columns:
         return self.columns or Columns.empty(1)
 
-    def _add_values(self, reference: NDArray, candidate: NDArray) -> NDArray[np.float64]:
-        """Add all values of one image, and return the largest error of each column."""
+    def _split(self, reference: NDArray) -> int | None:
+        """The axis whose columns are counted apart; None where all values count as one column."""
         axis = find_column_axis(reference.shape) if reference.size else None
         number = 1 if axis is None else reference.shape[axis]
         if self.columns is None:
@@ -149,11 +149,13 @@ class OutputSums:
         elif len(self.columns.low) not in (1, number):  # columns come and go between images
             self.columns = self.columns.as_one()
             self.errors = {name: error.max(keepdims=True) for name, error in self.errors.items()}
-        split = axis is not None and len(self.columns.low) == number
-        moved = (np.moveaxis(array, axis or 0, 0) if split else array for array in (reference, candidate))
-        x, error = (
-            array.reshape(number if split else 1, array.size // (number or 1 if split else 1)) for array in moved
-        )
+        return axis if len(self.columns.low) == number else None
+
+    def _add_values(self, reference: NDArray, candidate: NDArray) -> NDArray[np.float64]:
+        """Add all values of one image, and return the largest error of each column."""
+        axis = self._split(reference)
+        moved = (array[None] if axis is None else np.moveaxis(array, axis, 0) for array in (reference, candidate))
+        x, error = (array.reshape(len(array), -1) for array in moved)
         x = x.astype(np.float64)
         with np.errstate(invalid="ignore"):  # inf - inf
             error = error - x
@@ -162,7 +164,7 @@ class OutputSums:
         if not all_finite:
             self.nan += [np.isnan(array).sum() for array in (reference, candidate)]
             self.inf += [np.isinf(array).sum() for array in (reference, candidate)]
-        self.columns.add(x, error, finite)
+        self._columns().add(x, error, finite)
         good, wrong = (x, error) if all_finite else (x[finite], error[finite])
         if good.size:
             self.candidate_low = min(self.candidate_low, float(candidate.min()))

@@ -19,6 +19,8 @@ def require_backend(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # native code was being loaded, and says that it failed
+            raise error.__cause__ from None
         raise BackendUnavailableError(
             f"{name} cannot be imported ({error}); in the project's folder run: pip install -e '.[{extra}]'"
         ) from error

@@ -1,10 +1,11 @@
 """A time limit for all that one call does: whoever waits in it asks how many seconds are left."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -15,7 +16,8 @@ Result = TypeVar("Result")
 _ENDING_S = 2.0
 """How long work that is told to end may take for the operation that it is at."""
 
-_limit: ContextVar[tuple[float, float] | None] = ContextVar("limit", default=None)  # seconds, and the clock's end
+# The seconds, and where the clock then stands.
+_limit: ContextVar[tuple[float, float]] = ContextVar("limit", default=(math.inf, math.inf))
 
 
 @contextlib.contextmanager
@@ -35,16 +37,17 @@ def time_left(step: str) -> float | None:
 
     TimeLimitError, which names the step, where none are left.
     """
-    limit = _limit.get()
-    if limit is None:
-        return None
-    left = limit[1] - time.monotonic()
+    left = _limit.get()[1] - time.monotonic()
     if left <= 0:
-        raise TimeLimitError(
-            f"the time limit of {limit[0]:g} s was over before this was done: {step}; give more time with "
-            "--timeout S (timeout_s= in Python), or look for a part of the network that never ends"
-        )
-    return left
+        raise _over(step)
+    return None if left == math.inf else left
+
+
+def _over(step: str) -> TimeLimitError:
+    return TimeLimitError(
+        f"the time limit of {_limit.get()[0]:g} s was over before this was done: {step}; give more time with "
+        "--timeout S (timeout_s= in Python), or look for a part of the network that never ends"
+    )
 
 
 def run_ended(work: Callable[[], Result], end: Callable[[], object], step: str) -> Result:
@@ -64,10 +67,9 @@ def run_ended(work: Callable[[], Result], end: Callable[[], object], step: str) 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        return result.result(left)
-    except TimeoutError:
-        time_left(step)
-        raise
+        if not wait([result], left).done:
+            raise _over(step)
+        return result.result()
     finally:
         end()
         thread.join(_ENDING_S)

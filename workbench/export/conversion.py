@@ -55,8 +55,8 @@ def convert(
         pb_path: also keep the frozen graph here.
         feeds: (name, feed) pairs to compare on; two pictures, or random numbers, when None.
         check: run the source and what was written, and compare the answers; False only writes.
-        timeout_s: give up after this many seconds; None for no limit. What TensorFlow and PyTorch do in this process
-            is waited for.
+        timeout_s: give up after this many seconds; None for no limit. The run of a TensorFlow graph is ended; to open a
+            model, and to run one of Keras or PyTorch, is waited for.
         progress: show a bar.
     Returns:
         The summary. Its first line names the file and the verdict; then come inputs, outputs, operators, and the

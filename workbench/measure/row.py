@@ -39,8 +39,6 @@ ERRORS = ("max_error_of_range", "relative_l2")
 ROUNDING = 1e-6
 """Errors up to this are float32's own rounding, which no choice should rest on."""
 
-Named = tuple[tuple[Any, ...], ...]
-
 
 @dataclass(frozen=True)
 class Row:
@@ -123,8 +121,8 @@ class Row:
     accuracy_change: float | None = None
     nan: int | None = None
     inf: int | None = None
-    worst: Named | None = None
-    kept: Named | None = None
+    worst: tuple[tuple[str, float], ...] | None = None
+    kept: tuple[tuple[str, str, str], ...] | None = None
     qdq_pairs: int | None = None
     memory_mib: float | None = None
     memory_of: str = ""
@@ -224,10 +222,16 @@ class Row:
         return f"{self.subject}, batch {self.batch}, {self.precision}, {self.backend}"
 
 
-def check_end(path: PathLike, end: bytes) -> None:
-    """InputError where what follows the last whole line of a file is not the beginning of a row."""
-    if end[: len(_START)] != _START[: len(end)]:
+def find_end(path: PathLike, content: bytes) -> int:
+    """Where the whole lines of a file end; InputError where what follows is not the beginning of a row.
+
+    Alone in a file, a beginning shorter than any row's may be somebody else's.
+    """
+    whole = content.rfind(b"\n") + 1
+    end = content[whole:]
+    if end and not end.startswith(_START[: len(end)] if whole else _START):
         raise InputError(f"got {path}, which does not end with a row of a sweep; give the file of one, or a new name")
+    return whole
 
 
 def append_row(path: PathLike, row: Row) -> None:
@@ -245,10 +249,7 @@ def append_row(path: PathLike, row: Row) -> None:
         check_place(Path(path))
         with open(path, "a+b") as file:
             file.seek(0)
-            content = file.read(LARGEST_FILE)
-            whole = content.rfind(b"\n") + 1
-            check_end(path, content[whole:])
-            file.truncate(whole)
+            file.truncate(find_end(path, file.read(LARGEST_FILE)))
             file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

@@ -11,7 +11,7 @@ from workbench.core.files import check_fields, data_file, parse_json, read_regul
 from workbench.core.packages import require_backend
 from workbench.core.report import Cells, Report, Status, Table, count
 from workbench.measure.latency import format_ms
-from workbench.measure.row import FAILED, LARGEST_FILE, OK, ROUNDING, check_end, pareto
+from workbench.measure.row import FAILED, LARGEST_FILE, OK, ROUNDING, find_end, pareto
 from workbench.measure.row import Row as Row
 
 if TYPE_CHECKING:
@@ -310,15 +310,15 @@ def load_rows(path: str | os.PathLike[str]) -> Rows:
         InputError: there is no such file, or a line is not a row.
     """
     try:
-        text = read_regular(path, LARGEST_FILE).decode()
-        check_end(path, text[text.rfind("\n") + 1 :].encode())
+        content = read_regular(path, LARGEST_FILE)
+        text = content[: find_end(path, content)].decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
             f"got {path}, expected a file of rows that can be read ({reason}); run a sweep first"
         ) from error
     rows: dict[tuple[Any, ...], Row] = {}
-    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             row = _parse(line, f"{path}, line {number}")
             rows[row.key] = row

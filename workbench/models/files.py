@@ -222,6 +222,7 @@ def _parse(path: Path) -> Any:
     graph_def = kind()
     try:
         graph_def.ParseFromString(content)
+        graph_def.DiscardUnknownFields()  # which may hide attributes from Python, and not from TensorFlow
         return graph_def
     except Exception as error:  # protobuf's DecodeError is not public
         if not content.lstrip().startswith((b"node", b"versions", b"library", b"#")):

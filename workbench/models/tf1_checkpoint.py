@@ -155,6 +155,10 @@ def read_saved_graph(folder: Path) -> Any:
     graphs = sorted(saved.meta_graphs, key=lambda one: "serve" not in one.meta_info_def.tags)
     if not graphs:
         raise ModelError(f"the SavedModel {folder} holds no graph; export it again")
+    size = graphs[0].graph_def.ByteSize()
+    graphs[0].graph_def.DiscardUnknownFields()  # which may hide attributes from Python, and not from TensorFlow
+    if graphs[0].graph_def.ByteSize() != size:  # TensorFlow reads the file again, with them
+        raise ModelError(f"the graph of {folder} is damaged, or has fields that this TensorFlow lacks; export it again")
     return graphs[0]
 
 
@@ -184,6 +188,7 @@ def _read_meta(prefix: Path) -> Any:
     meta = load_tensorflow().compat.v1.MetaGraphDef()
     try:
         meta.ParseFromString(path.read_bytes())
+        meta.DiscardUnknownFields()  # which may hide attributes from Python, and not from TensorFlow
     except Exception as error:  # protobuf's DecodeError is not public
         raise ModelError(f"{path} is not a MetaGraphDef, or was cut short; copy the checkpoint again") from error
     if not meta.graph_def.node:

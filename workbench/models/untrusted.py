@@ -1,6 +1,5 @@
 """What a stranger's file may hold: bounded archives, plain HDF5, and Keras configurations that name no code."""
 
-import json
 import mmap
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from workbench.core.errors import ModelError
+from workbench.core.files import parse_json
 from workbench.core.packages import require_backend
 
 LARGEST_TEXT = 64 << 20
@@ -97,11 +97,8 @@ def read_attribute(file: Any, name: str) -> str:
 
 
 def read_json(text: str | bytes) -> Any:
-    """Parse JSON; ValueError where it is none, or nested deeper than 200 levels."""
-    try:
-        content = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("its JSON is nested too deeply") from error
+    """Parse JSON; ValueError where it is none, or nested deeper than 200 levels. Keras writes infinity."""
+    content = parse_json(text, finite=False)
     for _ in nested(content):
         pass
     return content

@@ -185,9 +185,9 @@ def _acts_outside(node: Any, operation: _Operation, constants: set[str]) -> bool
     if node.op in _TABLE_FILES:
         return len(node.input) < 2 or node_name(node.input[1]) in constants  # else from the assets
     if node.op == "PrintV2":
-        return b"file:" in node.attr["output_stream"].s
+        return "output_stream" in node.attr and b"file:" in node.attr["output_stream"].s
     if node.op in ("DecodeProtoV2", "EncodeProto"):
-        return node.attr["descriptor_source"].s not in (b"", b"local://")
+        return "descriptor_source" in node.attr and node.attr["descriptor_source"].s not in (b"", b"local://")
     return operation.stateful and not _STATEFUL.fullmatch(node.op)
 
 

@@ -33,7 +33,7 @@ def refuse_damaged(model: onnx.ModelProto, numbers: Iterable[onnx.TensorProto], 
     for part in parts(model):
         is_graph = isinstance(part, onnx.GraphProto)
         values = [*part.input, *part.output] if is_graph else []
-        names = [item.name for item in (*values, *part.node, *(part.initializer if is_graph else ()))]
+        names = [item.name for item in (part, *values, *part.node, *(part.initializer if is_graph else ()))]
         names += [text for node in part.node for text in (node.op_type, node.domain, *node.output)]
         if not all(isinstance(name, str) for name in names):
             broken = next(name for name in names if not isinstance(name, str))

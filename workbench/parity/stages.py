@@ -75,8 +75,8 @@ def verify(
         feeds: (name, feed) pairs to judge on instead of pictures, by the names of the first stage's inputs.
         tolerance: the limits; when None what rounding does to this network is measured, and a multiple of it allowed.
         work_folder: keep the files that are made here; they are deleted when None.
-        timeout_s: give up after this many seconds; None for no limit. What TensorFlow and PyTorch do in this process
-            is waited for.
+        timeout_s: give up after this many seconds; None for no limit. The run of a TensorFlow graph is ended; to open a
+            model, and to run one of Keras or PyTorch, is waited for.
         progress: show bars.
     Returns:
         The stages, one parity report for each pair of neighbours, and the stage and layer at fault.
