@@ -98,6 +98,19 @@ EXAMPLES: dict[str, list[tuple[str, str, str]]] = {
         ("load_images_to_buffer", "wb.load_images_to_buffer(x, buffers)", GPU),
         ("do_inference", "answers = wb.do_inference(engine, x, buffers)", GPU),
     ],
+    "Custom layers": [
+        (
+            "mark_custom_layer",
+            'print(wb.mark_custom_layer("net.onnx", "marked.onnx", layer="head", name="Head").to_text())',
+            "",
+        ),
+        (
+            "register_operator",
+            'with wb.register_operator("HardMish", lambda x, gain: 0.5 * x * (x + 2).clip(0, 2) * gain):\n'
+            "    pass  # open_runner of a file with such a node uses it here",
+            "",
+        ),
+    ],
     "Folders": [
         ("segment_folder", 'print(wb.segment_folder("streets", "painted", save="color").to_text())', ""),
     ],

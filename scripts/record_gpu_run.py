@@ -61,7 +61,7 @@ def collect(record: Path, wanted: str = "") -> dict[str, dict[str, Any]]:
     chosen: list[str] = []
     while True:
         record.write_text("")
-        status = run_tests(record, [*chosen, *(["-k", wanted] if wanted else [])])
+        status = run_tests(record, [*chosen, "-k", wanted, *([] if chosen else [str(TESTS)])] if wanted else chosen)
         started = read_events(record, tests)
         if started is None:
             break

@@ -216,7 +216,7 @@ def test_a_plugin_that_no_node_uses_is_refused(marked, plain):
 
 
 def test_a_custom_node_with_neither_function_nor_plugin_is_refused_with_what_helps(bare):
-    refused(bare, [], "Plugin not found", "what helps: give plugins=[...]")
+    refused(bare, [], "Plugin not found", "what helps: give it a function with mark_custom_layer")
 
 
 @pytest.mark.parametrize(

@@ -402,7 +402,7 @@ def test_the_parser_s_yes_to_nothing_is_not_believed():
     """The parser says yes to an empty file; the checks before it would not let one through."""
     parser = types.SimpleNamespace(parse_from_file=lambda path: True, num_errors=0)
     network = types.SimpleNamespace(num_inputs=0, num_layers=0, num_outputs=0)
-    answer = engine_child.ask(parser, network, "x.onnx")
+    answer = engine_child.ask(parser, network, "x.onnx", {})
     assert answer["parsed"]
     with pytest.raises(EngineBuildError, match=r"found 0 layers and 0 outputs in x\.onnx, expected at least one"):
         engine_child.refuse(answer, "x.onnx")
@@ -588,7 +588,7 @@ def test_a_full_disk_for_temporary_files_is_an_output_error(small, monkeypatch, 
 def test_a_disk_that_fills_up_in_the_child_is_an_output_error(small):
     request = {"onnx_path": str(small), "flavour": "tensorrt_rtx", "profiles": [{"input": [[1, 3, 16, 16]] * 3}]}
     request |= {"targets": [], "workspace_bytes": 1 << 28, "plan_path": "/dev/full"}
-    request |= {"precision": "fp32", "kept": [], "whole": False}
+    request |= {"precision": "fp32", "kept": [], "whole": False, "custom": {}, "plugins": [], "embed_plugins": False}
     with subprocess.Popen(
         process.command(engine_process.CHILD),
         stdin=subprocess.PIPE,

@@ -24,6 +24,7 @@ CHECKED = [
     "workbench/engine/build.py",
     "workbench/engine/load.py",
     "workbench/engine/child.py",
+    "workbench/engine/custom.py",
     "workbench/engine/layer_types.py",
     "workbench/engine/inference.py",
     "workbench/runners/tensorrt_runner.py",

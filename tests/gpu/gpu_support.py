@@ -4,6 +4,8 @@ import functools
 import importlib
 import os
 
+from plugin_builds import missing_headers, missing_nvcc
+
 from workbench.core.driver import probe_driver
 from workbench.core.errors import WorkbenchError
 from workbench.engine.tensorrt_api import open_flavour
@@ -72,4 +74,6 @@ NEEDS = {
     "lean": _flavour("tensorrt_lean"),
     "rtx": _flavour("tensorrt_rtx"),
     "tensorrt": _flavour("tensorrt"),
+    "nvcc": missing_nvcc,
+    "tensorrt-headers": missing_headers,
 }

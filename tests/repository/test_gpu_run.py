@@ -54,7 +54,8 @@ def test_every_test_on_a_gpu_names_what_it_needs(dry_run):
     record = json.loads((dry_run[0] / "gpu.json").read_text())
     needed = {need for test in record["tests"] for need in test["needs"]}
     assert needed == {
-        "gpu", "cuda-python", "pycuda", "onnxruntime-cuda", "torch", "jax", "lean", "rtx", "tensorrt"
+        "gpu", "cuda-python", "pycuda", "onnxruntime-cuda", "torch", "jax", "lean", "rtx", "tensorrt", "nvcc",
+        "tensorrt-headers"
     }  # fmt: skip
     full = [test for test in record["tests"] if "tensorrt" in test["needs"]]
     assert len(full) >= 10
@@ -101,6 +102,13 @@ def found(*names):
 
 def ended(name, outcome, **more):
     return [{"event": "start", "id": name}, {"event": "end", "id": name, "outcome": outcome, **more}]
+
+
+def test_a_choice_of_names_is_made_among_the_gpu_tests(recorder, monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(recorder, "run_tests", lambda record, chosen: given.append(chosen))
+    assert recorder.collect(tmp_path / "events", "custom_layers") == {}
+    assert given == [["-k", "custom_layers", str(GPU_TESTS)]]
 
 
 def test_a_test_that_ends_the_process_is_named_and_the_rest_runs(recorder, monkeypatch, tmp_path):

@@ -90,6 +90,9 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(wheel):
     kept = {path.relative_to(ROOT / "data") for path in (ROOT / "data").rglob("*") if path.is_file()}
     assert data == {path.as_posix() for path in kept if path.suffix not in (".md", ".pyc")}
     assert {"workbench/py.typed", "workbench/__init__.pyi"} <= set(names)
+    plugins = {Path(name).name for name in names if name.startswith("workbench/engine/plugins/")}
+    assert plugins == {path.name for path in (ROOT / "workbench" / "engine" / "plugins").iterdir()}
+    assert {"kernels.cu", "plugins.cpp", "harness.cpp", "CMakeLists.txt"} <= plugins
 
 
 def test_an_installed_wheel_finds_its_weights_scenes_and_recordings(installed, tmp_path):

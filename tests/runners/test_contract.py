@@ -62,7 +62,7 @@ def standin(monkeypatch):
     """In place of a GPU: `x.plan` opens `x.onnx` on the stand-in, so the runner is tested, and TensorRT is not."""
     memories = []
 
-    def load_engine(path):
+    def load_engine(path, plugins=()):
         if not Path(path).with_suffix(".onnx").exists():
             raise EngineLoadError(f"{path} does not exist")
         engine, memory = open_standin(Path(path).with_suffix(".onnx"))
@@ -240,7 +240,7 @@ def test_a_plan_without_gpu_memory_closes_its_engine(targets, monkeypatch):
     engines = []
     monkeypatch.setattr(tensorrt_runner, "open_memory", missing_memory)
     load = tensorrt_runner.load_engine
-    monkeypatch.setattr(tensorrt_runner, "load_engine", lambda path: engines.append(load(path)) or engines[-1])
+    monkeypatch.setattr(tensorrt_runner, "load_engine", lambda path, plugins: engines.append(load(path)) or engines[-1])
     with pytest.raises(BackendUnavailableError, match="cuda-python is not installed"):
         open_runner(targets["tensorrt"])
     assert repr(engines[0]).endswith("(closed)>")

@@ -227,7 +227,7 @@ def _check_targets(flavour: Flavour, targets: Sequence[str] | None) -> tuple[str
 
 
 def _check_embedding(flavour: Flavour, plugins: Sequence[Plugin]) -> None:
-    if not hasattr(flavour.module.IBuilderConfig, "plugins_to_serialize"):
+    if not hasattr(getattr(flavour.module, "IBuilderConfig", None), "plugins_to_serialize"):
         raise InputError(f"{flavour.title} writes no plugin library into a plan; leave embed_plugins out")
     if not plugins or not all(plugin.path for plugin in plugins):
         names = ", ".join(plugin.title for plugin in plugins if not plugin.path) or "no plugin"

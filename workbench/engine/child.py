@@ -45,7 +45,7 @@ _KNOWN_FIXES = (
     (r"Sequence\)|\(Sequence(At|Construct)\)", "TensorRT has no lists of tensors: use Split and Concat instead"),
     (r"Integer\)|\(DynamicQuantizeLinear\)", "quantize with pairs of QuantizeLinear and DequantizeLinear instead"),
     (r"input was not registered", "give the Loop all its inputs, its condition too"),
-    (r"Plugin not found", "give plugins=[...], or a file with a function for it, which mark_custom_layer writes"),
+    (r"Plugin not found", "give it a function with mark_custom_layer, or plugins=[...]: write it as a plugin"),
     (r"plugin registry", "this TensorRT does not have this operator: replace the layer, or write it as a plugin"),
     (r"convertDtype", "TensorRT has no text, float64 or complex tensors: convert them outside the network"),
     (r"UNSUPPORTED_NODE", "TensorRT does not support this operator so: replace the layer, or write it as a plugin"),

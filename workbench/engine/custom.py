@@ -159,7 +159,7 @@ def _load_python(
     title, space = plugin["title"], dict[str, Any]()
     try:
         exec(compile(plugin["source"], f"<plugin {title}>", "exec"), space)  # the caller's own function
-        creator = space[title](flavour_module)
+        creator: trt.IPluginCreatorV3One = space[title](flavour_module)
         identity = _identity(creator)
     except Exception as error:
         raise EngineBuildError(f"the plugin function {title} fails: {type(error).__name__}: {error}") from error
@@ -170,7 +170,7 @@ def _load_python(
     return [creator]
 
 
-def _identity(creator: Any) -> tuple[str, str, str]:
+def _identity(creator: "trt.IPluginCreatorV3One") -> tuple[str, str, str]:
     return creator.name, creator.plugin_version, creator.plugin_namespace
 
 
@@ -189,7 +189,7 @@ def check_used(creators: Mapping[str, Any], operators: Mapping[str, str], done_b
 
 
 def make_creator(
-    trt_module: Any,
+    trt_module: "trt.Module",
     name: str,
     enqueue: Callable[..., Any],
     *,
@@ -213,8 +213,8 @@ def make_creator(
     Returns:
         An `IPluginCreatorV3One`.
     """
-    api: Any = trt_module
-    base: Any = api.IPluginV3
+    api = trt_module
+    base: Any = api.IPluginV3  # mypy takes no attribute of a module's value for a base class
     core: Any = api.IPluginV3OneCore
     build: Any = api.IPluginV3OneBuild
     runtime: Any = api.IPluginV3OneRuntime
@@ -241,7 +241,9 @@ def make_creator(
         def get_output_shapes(self, inputs: Any, shape_inputs: Any, builder: Any) -> Any:
             return shapes(inputs, builder) if shapes else [api.DimsExprs(inputs[0])] * outputs
 
-        def supports_format_combination(self, position: int, described: Any, inputs: int) -> bool:
+        def supports_format_combination(
+            self, position: int, described: "list[trt.DynamicPluginTensorDesc]", inputs: int
+        ) -> bool:
             this = described[position].desc
             linear = this.format == api.TensorFormat.LINEAR
             return linear and this.type.name in types and this.type == described[0].desc.type
