@@ -165,6 +165,18 @@ def test_the_caller_may_choose_the_inputs_and_their_order(tmp_path):
     assert [item.name for item in onnx.load(tmp_path / "m.onnx").graph.initializer] == ["v"]
 
 
+def test_an_input_may_be_named_by_the_layer_that_makes_it(tmp_path):
+    nodes = [
+        node("Neg", "x", "net/first_1/neg:0", "net/first_1/neg"),
+        node("Abs", "x", "net/second_1/abs:0", "net/second_1/abs"),
+        node("Sub", "net/first_1/neg:0 net/second_1/abs:0", "y", "net/own_1/sub"),
+    ]
+    path = save(tmp_path / "n.onnx", nodes)
+    turned = mark_custom_layer(path, tmp_path / "m.onnx", layer="own", name="Own", inputs=["second", "net/first_1"])
+    assert turned.inputs == ("net/second_1/abs:0", "net/first_1/neg:0")
+    refused(path, tmp_path, "expected in your order", layer="own", inputs=["second", "net"])  # whose tensors are two
+
+
 def test_a_network_of_an_opset_without_castlike_is_marked_too(tmp_path):
     nodes = [node("Mul", "x w", "y", "net/own/mul")]
     path = save(tmp_path / "n.onnx", nodes, weights=[("w", HALF)], opset=13)

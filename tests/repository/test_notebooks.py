@@ -18,6 +18,7 @@ EXPECTED = [
     "04_your_own_network",
     "05_tf1_inception_v3",
     "06_precision",
+    "07_custom_layers",
     "09_experiments",
 ]
 NAMES = sorted({*EXPECTED, *(path.stem for path in NOTEBOOKS.glob("*.ipynb"))})

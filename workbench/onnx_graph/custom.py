@@ -74,8 +74,9 @@ def mark_custom_layer(
         out_path: the `.onnx` file to write, whole or not at all.
         layer: name of the layer, or its whole scope in the names of the nodes, such as `"functional_1/mish_1"`.
         name: the operator of the custom node, and of a plugin that may stand for it, such as `"HardMish"`.
-        inputs: the tensors that the node shall read, in this order; else the tensors that change with the input in
-            the order in which they are used, then the layer's weights. Other constants go into the function.
+        inputs: the tensors that the node shall read, in this order, by their names or those of the layers that make
+            them; else the tensors that change with the input in the order in which they are used, which may change
+            from one export to the next, then the layer's weights. Other constants go into the function.
         feeds: (name, feed) pairs to prove with, as for `fix`.
     Returns:
         The node, what it reads and writes, and how many nodes it stands for.
@@ -178,10 +179,21 @@ def _ends(
     weights = [name for name in read if name in known and _is_weight(graph, known[name], name)]
     if wanted is None:
         return [*flowing, *weights], writes
-    if not set(flowing) <= set(wanted) <= set(read) or len(set(wanted)) < len(wanted):
+    named = [_named(item, read) for item in wanted]
+    if not set(flowing) <= set(named) <= set(read) or len(set(named)) < len(named):
         listed = f"{', '.join(flowing)}, and constants of {', '.join(weights) or 'none'}"
         raise InputError(f"got inputs={list(wanted)}, expected in your order: {listed}")
-    return list(wanted), writes
+    return named, writes
+
+
+def _named(name: str, tensors: Sequence[str]) -> str:
+    """The tensor of that name, or the only one that the layer of that name makes; the name itself where none is.
+
+    >>> _named("smooth", ["picture", "net/smooth_1/convolution__33:0"])
+    'net/smooth_1/convolution__33:0'
+    """
+    made = [tensor for tensor in tensors if _scope(tensor, name)]
+    return made[0] if name not in tensors and len(made) == 1 else name
 
 
 def _is_weight(graph: onnx.GraphProto, tensor: TensorProto, name: str) -> bool:
