@@ -334,4 +334,4 @@ def test_a_creator_is_registered_where_the_plan_is_loaded():
     )
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['Mine'] ['Mine']"
+    assert done.stdout.strip() == "['Mine'] ['mine']"
