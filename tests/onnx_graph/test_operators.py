@@ -1,7 +1,10 @@
 """Operators by NumPy functions, in ONNX Runtime and in ONNX's reference evaluator; what goes wrong in one is said."""
 
+import os
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import custom_networks
 import numpy as np
@@ -14,7 +17,7 @@ from onnx import TensorProto, helper
 
 from workbench.core.errors import BackendUnavailableError, InputError, ModelError
 from workbench.core.time_limit import time_limit
-from workbench.onnx_graph import edit, operators
+from workbench.onnx_graph import edit
 from workbench.onnx_graph.operators import register_operator
 from workbench.onnx_graph.session import open_session, run_session
 from workbench.runners.backends import open_runner
@@ -158,8 +161,8 @@ def test_the_reference_runner_names_itself_and_refuses_what_it_cannot_run(bare, 
         (lambda x: (), "answers nothing"),
         (lambda x: None, "answers NoneType"),
         (lambda x: x.tolist(), "answers list"),
-        (lambda x: x / 0 + {}, "fails: TypeError"),
-        (lambda x: [][1], "fails: IndexError"),
+        (lambda x: x / 0 + {}, "fails for float32 of (1, 3): TypeError"),
+        (lambda x: [][1], "fails for float32 of (1, 3): IndexError"),
     ],
 )
 @pytest.mark.parametrize("where", ["onnxruntime", "reference"])
@@ -260,10 +263,55 @@ def test_types_that_cannot_pass_are_refused(types):
         register_operator("Types", lambda x: x, **types)
 
 
-def test_other_types_than_before_are_refused():
-    register_operator("Before", lambda x: x).close()
-    with pytest.raises(InputError, match="start Python again"):
-        register_operator("Before", lambda x, y: x)
+def test_a_name_may_have_other_types_later():
+    with register_operator("Later", lambda x: x + 1):
+        np.testing.assert_array_equal(run(network("Later"), X)["y0"], X + 1)
+    kinds = (TensorProto.FLOAT, TensorProto.FLOAT)
+    with register_operator("Later", lambda x, y: x * y):
+        np.testing.assert_array_equal(run(network("Later", kinds), X, X)["y0"], X * X)
+
+
+SCRIPT = """
+import numpy as np
+from onnx import TensorProto
+from test_operators import X, network, open_session, register_operator, run_session
+from workbench.core.errors import InputError
+kept = []
+for index in range(12):
+    with register_operator(f"Op{index}", lambda x, index=index: x + index):
+        kept.append(open_session(network(f"Op{index}")))
+        assert run_session(kept[-1], {"x0": X})["y0"][0, 0] == 1 + index
+"""
+
+
+def python(code):
+    paths = os.pathsep.join(
+        [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    )
+    environment = {**os.environ, "PYTHONPATH": paths}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+def test_many_operators_and_open_sessions_leave_the_process_whole():
+    """Told of one operator more, the library frees what open sessions hold: the process then died at its end."""
+    done = python(SCRIPT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_types_that_are_new_to_the_library_wait_until_no_session_is_open():
+    code = """
+with register_operator("Whole", lambda n: n * 2, inputs=["int64"], outputs=["int64"]):
+    whole = network("Whole", (TensorProto.INT64,))
+    try:
+        open_session(whole)
+    except InputError as error:
+        print(error)
+    kept.clear()
+    print(run_session(open_session(whole), {"x0": np.array([[1, 2, 3]])})["y0"])
+"""
+    done = python(SCRIPT + code)
+    assert done.returncode == 0, done.stderr
+    assert "close its runner before you open one with int64 to int64" in done.stdout and "[[2 4 6]]" in done.stdout
 
 
 def test_a_node_that_no_operator_fits_and_without_function_is_refused():
@@ -273,8 +321,9 @@ def test_a_node_that_no_operator_fits_and_without_function_is_refused():
                 open_session(network("Unfit", kinds))
 
 
-def test_without_the_package_it_is_named(monkeypatch):
+def test_without_the_package_it_is_named_and_the_reference_evaluator_computes(bare, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime_extensions", None)
-    with pytest.raises(BackendUnavailableError, match=r"\.\[custom\]"):
-        register_operator("Missing", lambda x: x)
-    assert "Missing" not in operators._OPEN
+    with register_operator("HardMish", hard_mish), register_operator("Warp", warp):
+        with pytest.raises(BackendUnavailableError, match=r"\.\[custom\]"):
+            open_runner(bare)
+        assert relative_error(first(bare, "reference"), expected()) < ROUNDING

@@ -53,7 +53,9 @@ class MarkedLayer(Report):
         )
 
     def _remarks(self) -> list[str]:
-        return [f"it reads {', '.join(self.inputs)} and writes {', '.join(self.outputs)}"]
+        moved = "it writes several tensors: an exporter may have moved a part of the layer out, look at what it reads"
+        ends = f"it reads {', '.join(self.inputs)} and writes {', '.join(self.outputs)}"
+        return [ends, *([moved] if len(self.outputs) > 1 else [])]
 
 
 def mark_custom_layer(

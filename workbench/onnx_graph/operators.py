@@ -1,18 +1,20 @@
 """An operator that ONNX does not have, computed by a NumPy function: in ONNX Runtime and in ONNX's reference evaluator.
 
 onnxruntime-extensions, which lets ONNX Runtime call Python, ends the process when the function raises, casts what it
-gives without a word, forgets no operator, and refuses every session after one was told twice: all of it is met here.
+gives without a word, and spoils every open session when it is told of one more operator. So it is told once, of one
+operator for each number of inputs and outputs, which calls the function that an attribute of the node names.
 """
 
 import inspect
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import inliner
+from onnx import helper
 
 from workbench.core.errors import InputError, ModelError
 from workbench.core.packages import require_backend
@@ -45,7 +47,8 @@ class Operator:
             given = self._function(*arrays)
             wanted = self._shapes(*(array.shape for array in arrays)) if self._shapes else [arrays[0].shape]
         except Exception as error:
-            raise InputError(f"the function of the operator {self.name} fails: {error!r}; mend it") from error
+            fed = " and ".join(map(_describe, arrays))
+            raise InputError(f"the function of the operator {self.name} fails for {fed}: {error!r}; mend it") from error
         answers = given if isinstance(given, tuple) else (given,)
         got = [_describe(answer) for answer in answers]
         expected = [f"{kind} of {tuple(shape)}" for kind, shape in zip(self.outputs, wanted, strict=False)]
@@ -68,8 +71,12 @@ class Operator:
         self.close()
 
 
+Signature = tuple[tuple[str, ...], tuple[str, ...]]  # the types of inputs and outputs
+_USUAL = {(("float32",) * inputs, ("float32",) * outputs) for inputs in range(1, 9) for outputs in range(1, 5)}
+_CALLS = "workbench.calls"  # the domain of the operators that onnxruntime-extensions knows
 _OPEN: dict[str, Operator] = {}
-_TOLD: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}  # the types of what onnxruntime-extensions knows
+_told: set[Signature] = set()
+_sessions = weakref.WeakSet[Any]()  # those that call functions
 _failures = threading.local()
 
 
@@ -83,7 +90,8 @@ def register_operator(
 ) -> Operator:
     """Let ONNX Runtime and ONNX's reference evaluator compute a custom node by a NumPy function, in this process.
 
-    Files opened from now on use it for their nodes of that name, also where they have a function for it.
+    Files opened from now on use it for their nodes of that name, also where they have a function for it. ONNX Runtime
+    needs onnxruntime-extensions for it: a BackendUnavailableError when the file is opened.
 
     Args:
         name: the operator, in the domain `workbench.custom`, as in `mark_custom_layer`.
@@ -97,7 +105,6 @@ def register_operator(
     Raises:
         InputError: a name that is none or is taken, or types that cannot pass between ONNX Runtime and Python. What
             the function does wrong later is an InputError of the run.
-        BackendUnavailableError: onnxruntime-extensions is not installed.
     """
     if not edit.OPERATOR_NAME.fullmatch(name) or name in _OPEN:
         wrong = "which is registered; close that operator first" if name in _OPEN else "expected letters and digits"
@@ -108,36 +115,37 @@ def register_operator(
     types = tuple(inputs), tuple(outputs)
     if not all(types) or not {*types[0], *types[1]} <= set(_KINDS):
         raise InputError(f"got inputs={types[0]} and outputs={types[1]}, expected one or more of {', '.join(_KINDS)}")
-    if _TOLD.get(name, types) != types:
-        raise InputError(f"{name} had other types before, which ONNX Runtime does not forget; start Python again")
-    operator = Operator(name, function, *types, shapes)
-    if name not in _TOLD:
-        _tell(operator)
-    _OPEN[name], _TOLD[name] = operator, types
+    operator = _OPEN[name] = Operator(name, function, *types, shapes)
     return operator
 
 
 def attach(network: onnx.ModelProto | str, options: Any) -> onnx.ModelProto | str:
     """Let a session use the registered operators that its network has nodes of; return the network that it shall open.
 
-    A node whose operator is not registered, or takes other types, becomes its function; a ModelError without one.
+    A node whose operator takes other types stays a call of its function; a ModelError without one.
     """
-    if not _OPEN:
+    if not _OPEN or not (_custom(network if isinstance(network, onnx.ModelProto) else read(network))):
         return network
-    model = network if isinstance(network, onnx.ModelProto) else read(network)
-    nodes = [node for node in edit.all_nodes(model.graph) if node.domain == edit.CUSTOM]
-    if not any(node.op_type in _OPEN for node in nodes):
-        return network
-    options.register_custom_ops_library(require_backend("onnxruntime_extensions", "custom").get_library_path())
-    values = edit.inferred_values(model)
-    unfit = {node.op_type: problem for node in nodes if (problem := _problem(node, values))}
-    local = {item.name for item in model.functions if item.domain == edit.CUSTOM}
-    if bare := [problem for name, problem in unfit.items() if name not in local]:
-        raise ModelError(f"{bare[0]}, and the file has no function for it; register it with register_operator")
-    if not unfit:
-        return network
-    whole = model if isinstance(network, onnx.ModelProto) else load(network)
-    return inliner.inline_selected_functions(whole, [(edit.CUSTOM, name) for name in unfit])
+    model = edit.copy_of(network) if isinstance(network, onnx.ModelProto) else load(network)
+    library = require_backend("onnxruntime_extensions", "custom")
+    values, functions = edit.inferred_values(model), {item.name for item in model.functions}
+    for node in _custom(model):
+        operator = _OPEN[node.op_type]
+        if problem := _problem(node, operator, values):
+            if node.op_type in functions:
+                continue
+            raise ModelError(f"{problem}, and the file has no function for it; register it with these types")
+        name = _call_name(library, (operator.inputs, operator.outputs))
+        ends = node.input, node.output, node.name
+        node.CopyFrom(helper.make_node(name, *ends, domain=_CALLS, operator=operator.name))
+    model.opset_import.append(helper.make_opsetid(_CALLS, 1))
+    options.register_custom_ops_library(library.get_library_path())
+    return model
+
+
+def attached(session: Any) -> None:
+    """Note a session that calls functions."""
+    _sessions.add(session)
 
 
 def reference_operators() -> list[type]:
@@ -157,34 +165,51 @@ def take_failure() -> None:
         raise error
 
 
-def _tell(operator: Operator) -> None:
-    """Make an operator known to onnxruntime-extensions."""
-    library = require_backend("onnxruntime_extensions", "custom")
-    name, outputs = operator.name, operator.outputs
+def _custom(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in edit.all_nodes(model.graph) if node.domain == edit.CUSTOM and node.op_type in _OPEN]
 
-    def call(*arrays: Array) -> Any:
+
+def _call_name(library: Any, signature: Signature) -> str:
+    """The operator that calls functions of these types; told to onnxruntime-extensions where it is new."""
+    if signature not in _told:
+        if _sessions:
+            raise InputError(
+                "ONNX Runtime learns of other types only while no network with registered operators is open; close "
+                f"its runner before you open one with {' and '.join(signature[0])} to {' and '.join(signature[1])}"
+            )
+        for each in sorted({*_USUAL, signature} - _told):
+            _tell(library, each)
+    return _name(signature)
+
+
+def _tell(library: Any, signature: Signature) -> None:
+    kinds, outputs = library.PyCustomOpDef, signature[1]
+
+    def call(*arrays: Array, operator: str) -> Any:
         try:
-            if name not in _OPEN:
-                raise InputError(f"the operator {name} was closed while a session used it; open the network again")
-            answers = _OPEN[name](*arrays)
+            if operator not in _OPEN:
+                raise InputError(f"the operator {operator} was closed while a session used it; open the network again")
+            answers = _OPEN[operator](*arrays)
         except BaseException as error:  # what is raised here would end the process; Ctrl-C comes here too
             _failures.error = error
             answers = tuple(np.zeros(arrays[0].shape, kind) for kind in outputs)
         return answers if len(answers) > 1 else answers[0]
 
-    types = [
-        [getattr(library.PyCustomOpDef, f"dt_{_KINDS[kind]}") for kind in names] for names in (operator.inputs, outputs)
-    ]
-    library.onnx_op(op_type=f"{edit.CUSTOM}::{name}", inputs=types[0], outputs=types[1])(call)
+    types = [[getattr(kinds, f"dt_{_KINDS[kind]}") for kind in names] for names in signature]
+    attributes = {"operator": kinds.dt_string}
+    name = f"{_CALLS}::{_name(signature)}"
+    library.onnx_op(op_type=name, inputs=types[0], outputs=types[1], attrs=attributes)(call)
+    _told.add(signature)
 
 
-def _problem(node: onnx.NodeProto, values: edit.Values) -> str:
-    """Why no registered operator computes a node; empty where one does."""
-    operator = _OPEN.get(node.op_type)
-    if operator is None:
-        return f"{node.name} is a {node.op_type}, which is not registered"
+def _name(signature: Signature) -> str:
+    return "_to_".join("_".join(types) for types in signature)
+
+
+def _problem(node: onnx.NodeProto, operator: Operator, values: edit.Values) -> str:
+    """Why an operator cannot compute a node; empty where it can."""
     kinds = (values[name].elem_type if name in values else 0 for name in node.input)
-    types = tuple(onnx.helper.tensor_dtype_to_np_dtype(kind).name if kind else "?" for kind in kinds)
+    types = tuple(helper.tensor_dtype_to_np_dtype(kind).name if kind else "?" for kind in kinds)
     if len(types) == len(operator.inputs) and all(map(_fit, types, operator.inputs)):
         return ""
     return f"{node.name} reads {', '.join(types)}, and {node.op_type} takes {', '.join(operator.inputs)}"

@@ -17,7 +17,7 @@ from workbench.core.errors import BackendUnavailableError, ModelError, Workbench
 from workbench.core.packages import require_backend
 from workbench.core.time_limit import run_ended, time_left
 from workbench.onnx_graph.edit import parts, refuse_large
-from workbench.onnx_graph.operators import attach, take_failure
+from workbench.onnx_graph.operators import attach, attached, take_failure
 
 OPTIMISATIONS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "none": "ORT_DISABLE_ALL"}
 FLOAT8 = frozenset({onnx.TensorProto.FLOAT8E4M3FN, onnx.TensorProto.FLOAT8E5M2})
@@ -74,12 +74,15 @@ def open_session(
         options.enable_profiling, options.profile_file_prefix = True, profile_prefix
     if isinstance(network, onnx.ModelProto):
         refuse_large(network)
-    network = attach(network if isinstance(network, onnx.ModelProto) else os.fspath(network), options)
+    given = network if isinstance(network, onnx.ModelProto) else os.fspath(network)
+    network = attach(given, options)
     content = network.SerializeToString() if isinstance(network, onnx.ModelProto) else network
     try:
         session = runtime.InferenceSession(content, options, providers=providers(device, tf32=tf32))
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         raise ModelError(f"ONNX Runtime cannot {purpose}: {_reason(error)}") from error
+    if network is not given:
+        attached(session)
     session.may_loop = may_loop(network) if isinstance(network, onnx.ModelProto) else loops
     return session
 
