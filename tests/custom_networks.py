@@ -59,7 +59,7 @@ def custom_network():
     x = hard_mish_layer(name="mish")(x)
     flow = keras.layers.Conv2D(2, 3, padding="same", name="flow")(x)
     x = hard_mish_layer(name="second")(warp_layer(name="warp")(x, flow))
-    model = keras.Model(picture, keras.layers.Conv2D(5, 3, padding="same", name="head")(x))
+    model = keras.Model(picture, keras.layers.Conv2D(5, 3, padding="same", name="head")(x), name="net")
     for name in ("mish", "second"):
         model.get_layer(name).gain.assign(np.linspace(0.5, 1.5, 4))
     return model

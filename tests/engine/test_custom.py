@@ -145,13 +145,13 @@ def test_plugins_stand_for_their_nodes_and_the_manifest_says_so(marked):
     plan = build(marked, plugins=[hard_mish_plugin, warp_of_given_shape])
     nodes = plan.manifest.plugin_nodes
     assert nodes == {
-        "functional_1/mish_1/HardMish": "HardMish",
-        "functional_1/warp_1/Warp": "Warp",
-        "functional_1/second_1/HardMish": "HardMish",
+        "net_1/mish_1/HardMish": "HardMish",
+        "net_1/warp_1/Warp": "Warp",
+        "net_1/second_1/HardMish": "HardMish",
     }
     assert plan.manifest.layers["PLUGIN_V3"] == 3 and "ELEMENTWISE" not in plan.manifest.layers
     assert sorted(plan.manifest.plugins) == ["hard_mish_plugin", "warp_of_given_shape"]
-    assert "plugin   functional_1/warp_1/Warp: Warp" in engine_text(plan, "net.plan")
+    assert "plugin   net_1/warp_1/Warp: Warp" in engine_text(plan, "net.plan")
     assert PlanManifest.from_json(plan.manifest.to_json()) == plan.manifest
 
 
@@ -194,9 +194,9 @@ def test_the_parser_says_which_route_each_node_takes(marked, bare):
     assert answer.accepted
     routes = dict(note.removeprefix("custom node ").split(": ") for note in answer.notes)
     assert routes == {
-        "functional_1/mish_1/HardMish (workbench.custom.HardMish)": "by the plugin HardMish",
-        "functional_1/warp_1/Warp (workbench.custom.Warp)": "inlined, by its function",
-        "functional_1/second_1/HardMish (workbench.custom.HardMish)": "by the plugin HardMish",
+        "net_1/mish_1/HardMish (workbench.custom.HardMish)": "by the plugin HardMish",
+        "net_1/warp_1/Warp (workbench.custom.Warp)": "inlined, by its function",
+        "net_1/second_1/HardMish (workbench.custom.HardMish)": "by the plugin HardMish",
     }
     refusal = ask_parser(bare, flavour="tensorrt_rtx", progress=False)
     assert not refusal.accepted and {node.operator for node in refusal.refused} == {"HardMish", "Warp"}

@@ -401,7 +401,7 @@ def test_the_error_holds_the_builder_s_own_lines(tmp_path):
 def test_the_parser_s_yes_to_nothing_is_not_believed():
     """The parser says yes to an empty file; the checks before it would not let one through."""
     parser = types.SimpleNamespace(parse_from_file=lambda path: True, num_errors=0)
-    network = types.SimpleNamespace(num_inputs=0, num_layers=0, num_outputs=0)
+    network = types.SimpleNamespace(num_inputs=0, num_layers=0, num_outputs=0, get_layer=None)
     answer = engine_child.ask(parser, network, "x.onnx", {})
     assert answer["parsed"]
     with pytest.raises(EngineBuildError, match=r"found 0 layers and 0 outputs in x\.onnx, expected at least one"):

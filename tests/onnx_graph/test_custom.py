@@ -52,7 +52,7 @@ def test_whole_layers_become_one_node_each_with_the_same_answers(plain, marked):
     model = onnx.load(marked)
     operators = [item.op_type for item in model.graph.node if item.domain]
     assert operators == ["HardMish", "Warp", "HardMish"]
-    assert not {item.name for item in model.graph.node} & {"functional_1/mish_1/mul"}
+    assert not {item.name for item in model.graph.node} & {"net_1/mish_1/mul"}
     assert len(onnx.load(plain).graph.node) > 150 > 20 > len(model.graph.node)
     # the same nodes in the same order, so the same numbers
     np.testing.assert_array_equal(*(run_onnx(path, custom_networks.pictures()) for path in (plain, marked)))
@@ -68,7 +68,7 @@ def test_layers_of_one_kind_share_a_function_in_either_layout(marked):
 
 def test_the_node_reads_tensors_that_change_then_weights_and_keeps_the_layer_s_scope(marked):
     nodes = {item.name: item for item in onnx.load(marked).graph.node}
-    mish, warp = nodes["functional_1/mish_1/HardMish"], nodes["functional_1/warp_1/Warp"]
+    mish, warp = nodes["net_1/mish_1/HardMish"], nodes["net_1/warp_1/Warp"]
     assert mish.input[0].endswith("stem_1/convolution:0") and "ReadVariableOp" in mish.input[1]
     assert len(warp.input) == 2 and len(warp.output) == 1
 
@@ -76,7 +76,7 @@ def test_the_node_reads_tensors_that_change_then_weights_and_keeps_the_layer_s_s
 def test_the_checker_and_shape_inference_see_through_the_function(marked):
     onnx.checker.check_model(str(marked), full_check=True)
     inferred = onnx.shape_inference.infer_shapes(onnx.load(marked), strict_mode=True, check_type=True)
-    assert {value.name: value for value in inferred.graph.value_info}["functional_1/mish_1/mul_2:0"]
+    assert {value.name: value for value in inferred.graph.value_info}["net_1/mish_1/mul_2:0"]
 
 
 def test_the_function_computes_in_the_type_of_what_it_reads(marked):
@@ -121,9 +121,9 @@ def test_fix_leaves_custom_nodes_whole(marked, tmp_path):
 
 def test_the_report_says_what_was_folded(plain, tmp_path):
     report = mark_custom_layer(plain, tmp_path / "m.onnx", layer="mish", name="HardMish")
-    assert report.node == "functional_1/mish_1/HardMish" and report.operator == "HardMish"
+    assert report.node == "net_1/mish_1/HardMish" and report.operator == "HardMish"
     assert report.verdict == (
-        "m.onnx: 6 nodes became one HardMish (functional_1/mish_1/HardMish), proved with ONNX Runtime to give the "
+        "m.onnx: 6 nodes became one HardMish (net_1/mish_1/HardMish), proved with ONNX Runtime to give the "
         "same answers to the last bit."
     )
     assert len(report.inputs) == 2 and report.inputs[1] in report.to_text()
@@ -208,7 +208,7 @@ def refused(plain, tmp_path, *words, error=InputError, **options):
 
 
 def test_a_layer_that_is_not_there_is_refused_with_those_that_are(plain, tmp_path):
-    refused(plain, tmp_path, "'mishmash'", "expected one of", "functional_1/mish_1", layer="mishmash")
+    refused(plain, tmp_path, "'mishmash'", "expected one of", "net_1/mish_1", layer="mishmash")
 
 
 def test_a_network_without_names_is_refused(tmp_path):

@@ -285,9 +285,8 @@ for index in range(12):
 
 
 def python(code):
-    paths = os.pathsep.join(
-        [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-    )
+    here = Path(__file__)
+    paths = os.pathsep.join(map(str, (here.parent, here.parents[1], here.parents[2])))
     environment = {**os.environ, "PYTHONPATH": paths}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 

@@ -49,7 +49,7 @@ def test_the_answers_in_float16_are_those_of_float32_to_its_rounding(marked, tmp
 
 
 def test_a_node_that_is_kept_reads_and_writes_float32(marked, tmp_path):
-    report = to_fp16(marked, tmp_path / "half.onnx", keep=["functional_1/warp_1/Warp"])
+    report = to_fp16(marked, tmp_path / "half.onnx", keep=["net_1/warp_1/Warp"])
     assert [entry[1:] for entry in report.kept] == [("Warp", "you keep it")]
     assert kinds(tmp_path / "half.onnx") == [TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.FLOAT16]
 

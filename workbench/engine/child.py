@@ -179,7 +179,7 @@ def configure(flavour: Flavour, config: "trt.IBuilderConfig", order: Mapping[str
         switch(trt.BuilderFlag.TF32)
     if order.get("version_compatible"):
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if order["embed_plugins"]:
+    if order.get("embed_plugins"):
         config.plugins_to_serialize = [plugin["path"] for plugin in order["plugins"]]
     if order["targets"]:
         config.num_compute_capabilities = len(order["targets"])
