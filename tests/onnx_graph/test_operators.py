@@ -281,6 +281,8 @@ for index in range(12):
     with register_operator(f"Op{index}", lambda x, index=index: x + index):
         kept.append(open_session(network(f"Op{index}")))
         assert run_session(kept[-1], {"x0": X})["y0"][0, 0] == 1 + index
+with register_operator("Product", lambda x, y: x * y):  # as many float32 as are usual are known from the start
+    kept.append(open_session(network("Product", (TensorProto.FLOAT, TensorProto.FLOAT))))
 """
 
 
