@@ -22,6 +22,7 @@ VARIABLES = {
     "context": "IExecutionContext",
     "profile": "IOptimizationProfile",
     "layer": "ILayer",
+    "registry": "IPluginRegistry",
 }
 STRUCK = re.compile(r"~~`([^`]+)`~~")
 BUILDER_VERSIONS = ("trt11.4", "trt10.16")
