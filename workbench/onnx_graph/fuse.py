@@ -33,7 +33,7 @@ def fuse_preprocessing(model: Model, out: str | os.PathLike[str], *, mean: Array
 
     Args:
         model: an `.onnx` file or a loaded model, not modified; one input (batch, 3, H, W), float32 or float16.
-        out: the `.onnx` file to write, whole or not at all; may be the file that was read.
+        out: the `.onnx` file to write, whole or not at all; not the file that was read.
         mean: three numbers, RGB, 0..255.
     Returns:
         `out`. The input keeps its name and becomes (batch, H, W, 3) uint8, RGB; an open batch stays open.
@@ -84,7 +84,7 @@ def fuse_argmax(model: Model, out: str | os.PathLike[str], *, operator: str = "A
     Args:
         model: an `.onnx` file or a loaded model, not modified; one output (batch, C, H, W), float32 or float16,
             C fixed and at most 256.
-        out: the `.onnx` file to write, whole or not at all; may be the file that was read.
+        out: the `.onnx` file to write, whole or not at all; not the file that was read.
         operator: `"ArgMax"`, which everything runs; or `"MaxPool"`, a maximum over the channels that tells where it
             was, for ONNX Runtime (TensorRT does not take it).
     Returns:
