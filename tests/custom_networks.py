@@ -3,6 +3,8 @@
 import functools
 
 import numpy as np
+import onnx
+from conversions import convert_here
 
 from workbench.core.packages import load_keras
 from workbench.onnx_graph.custom import mark_custom_layer
@@ -71,6 +73,20 @@ def mark_all(source, folder):
     for index, (layer, name) in enumerate((("mish", "HardMish"), ("second", "HardMish"), ("warp", "Warp"))):
         mark_custom_layer(steps[index], steps[index + 1], layer=layer, name=name)
     return steps[-1]
+
+
+def save_plain(folder):
+    """The network as it is exported, in ordinary nodes."""
+    onnx.save(convert_here(custom_network()), folder / "net.onnx")
+    return folder / "net.onnx"
+
+
+def save_bare(marked):
+    """A marked file without its functions."""
+    model = onnx.load(marked)
+    del model.functions[:]
+    onnx.save(model, marked.parent / "bare.onnx")
+    return marked.parent / "bare.onnx"
 
 
 def pictures(seed=0, batch=2):

@@ -12,7 +12,6 @@ from pathlib import Path
 import custom_networks
 import onnx
 import pytest
-from conversions import convert_here
 from engine_checks import build
 from fault_cases import is_sentence
 from plugin_builds import compile_plugins, missing_headers, missing_nvcc
@@ -35,9 +34,7 @@ def builder_is_here():
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    path = tmp_path_factory.mktemp("plugins") / "net.onnx"
-    onnx.save(convert_here(custom_networks.custom_network()), path)
-    return path
+    return custom_networks.save_plain(tmp_path_factory.mktemp("plugins"))
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +44,7 @@ def marked(plain):
 
 @pytest.fixture(scope="module")
 def bare(marked):
-    model = onnx.load(marked)
-    del model.functions[:]
-    onnx.save(model, marked.parent / "bare.onnx")
-    return marked.parent / "bare.onnx"
+    return custom_networks.save_bare(marked)
 
 
 # Each brings its own imports: only its text goes to the builder's process.
@@ -162,6 +156,15 @@ def test_a_file_without_functions_is_built_with_plugins_for_all(bare):
 def test_one_plugin_leaves_the_other_layer_inlined(marked):
     plan = build(marked, plugins=[hard_mish_plugin])
     assert set(plan.manifest.plugin_nodes.values()) == {"HardMish"} and plan.manifest.layers["ELEMENTWISE"] > 100
+
+
+def test_a_node_without_a_name_is_known_by_what_it_writes(bare, tmp_path):
+    model = onnx.load(bare)
+    for node in model.graph.node:
+        node.name = ""
+    onnx.save(model, tmp_path / "nameless.onnx")
+    plan = build(tmp_path / "nameless.onnx", plugins=[hard_mish_plugin, warp_plugin])
+    assert sorted(plan.manifest.plugin_nodes.values()) == ["HardMish", "HardMish", "Warp"]
 
 
 def test_half_precision_goes_through_the_plugin(marked):

@@ -36,7 +36,7 @@ def test_a_function_written_in_a_notebook_cell_is_taken(monkeypatch):
         ([lambda trt: None], "no function that stands alone"),
         ([print], "no source to read"),
         ([functools.partial(hard_mish_plugin)], "no source to read"),
-        ([hard_mish_plugin, hard_mish_plugin], "one plugin twice"),
+        ([hard_mish_plugin, hard_mish_plugin], "each once and under a name of its own"),
         (["missing.so"], "compile it first"),
         ([__file__], "no compiled library"),
         ([Path(__file__).parent], "Is a directory"),

@@ -4,7 +4,7 @@ import custom_networks
 import numpy as np
 import onnx
 import pytest
-from conversions import convert_here, run_onnx
+from conversions import run_onnx
 from custom_layers import hard_mish
 from fault_cases import is_sentence
 from onnx import TensorProto, helper, numpy_helper
@@ -21,9 +21,7 @@ HALF = np.float32(0.5)
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    path = tmp_path_factory.mktemp("custom") / "net.onnx"
-    onnx.save(convert_here(custom_networks.custom_network()), path)
-    return path
+    return custom_networks.save_plain(tmp_path_factory.mktemp("custom"))
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +173,16 @@ def test_an_input_may_be_named_by_the_layer_that_makes_it(tmp_path):
     turned = mark_custom_layer(path, tmp_path / "m.onnx", layer="own", name="Own", inputs=["second", "net/first_1"])
     assert turned.inputs == ("net/second_1/abs:0", "net/first_1/neg:0")
     refused(path, tmp_path, "expected in your order", layer="own", inputs=["second", "net"])  # whose tensors are two
+
+
+def test_a_layer_around_a_marked_one_can_be_marked(tmp_path):
+    nodes = [node("Abs", "x", "a", "net/outer/own/abs"), node("Exp", "a", "y", "net/outer/exp")]
+    path = save(tmp_path / "n.onnx", nodes)
+    mark_custom_layer(path, tmp_path / "inner.onnx", layer="own", name="Own")
+    mark_custom_layer(tmp_path / "inner.onnx", tmp_path / "outer.onnx", layer="outer", name="Outer")
+    assert [item.op_type for item in onnx.load(tmp_path / "outer.onnx").graph.node] == ["Outer"]
+    x = np.array([[1, -2, 3]], np.float32)
+    np.testing.assert_array_equal(run_onnx(tmp_path / "outer.onnx", x), run_onnx(path, x))
 
 
 def test_a_network_of_an_opset_without_castlike_is_marked_too(tmp_path):

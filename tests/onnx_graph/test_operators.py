@@ -10,7 +10,7 @@ import custom_networks
 import numpy as np
 import onnx
 import pytest
-from conversions import convert_here, relative_error
+from conversions import relative_error
 from custom_layers import hard_mish, warp
 from fault_cases import is_sentence
 from onnx import TensorProto, helper
@@ -28,16 +28,12 @@ ROUNDING = 3e-6  # products in another order: some steps of 2**-24 of values nea
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("operators")
-    onnx.save(convert_here(custom_networks.custom_network()), folder / "net.onnx")
-    return custom_networks.mark_all(folder / "net.onnx", folder)
+    return custom_networks.mark_all(custom_networks.save_plain(folder), folder)
 
 
 @pytest.fixture(scope="module")
 def bare(marked):
-    model = onnx.load(marked)
-    del model.functions[:]
-    onnx.save(model, marked.parent / "bare.onnx")
-    return marked.parent / "bare.onnx"
+    return custom_networks.save_bare(marked)
 
 
 def first(path, backend="auto"):
@@ -253,6 +249,19 @@ def test_a_name_that_is_none_is_refused(name):
 def test_a_name_that_is_taken_is_refused():
     with register_operator("Taken", lambda x: x), pytest.raises(InputError, match="close that operator first"):
         register_operator("Taken", lambda x: x)
+
+
+@pytest.mark.parametrize("shapes", [lambda x: None, lambda x: [3], lambda x, y: [x]])
+def test_shapes_that_are_none_are_an_error_of_the_run(shapes):
+    with register_operator("Shapes", lambda x: x, shapes=shapes), pytest.raises(InputError, match="Shapes fails for"):
+        run(network("Shapes"), X)
+
+
+@pytest.mark.parametrize("function", [3, None, dict])
+def test_what_has_no_signature_is_refused(function):
+    with pytest.raises(InputError, match="expected a function") as caught:
+        register_operator("Unsigned", function)
+    is_sentence(str(caught.value))
 
 
 @pytest.mark.parametrize(

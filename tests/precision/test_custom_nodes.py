@@ -4,7 +4,7 @@ import custom_networks
 import numpy as np
 import onnx
 import pytest
-from conversions import convert_here, relative_error, run_onnx
+from conversions import relative_error, run_onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from workbench.core.errors import InputError
@@ -17,8 +17,7 @@ from workbench.precision.quantize import quantize_int8
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("custom")
-    onnx.save(convert_here(custom_networks.custom_network()), folder / "net.onnx")
-    return custom_networks.mark_all(folder / "net.onnx", folder)
+    return custom_networks.mark_all(custom_networks.save_plain(folder), folder)
 
 
 def custom_operators(path):
@@ -62,7 +61,7 @@ def custom_node(path, body, *, functions=True, domain=edit.CUSTOM, ends=(TensorP
         helper.make_node("Own", ["a"], ["y"], "own", domain=domain),
     ]
     x, y = (helper.make_tensor_value_info(name, kind, ["N", 3]) for name, kind in zip("xy", ends, strict=True))
-    function = helper.make_function(domain, "Own", ["a"], ["y"], body, opsets[:1])
+    function = helper.make_function(domain, "Own", ["a"], ["y"], body, opsets)
     graph = helper.make_graph(nodes, "g", [x], [y])
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=[function] if functions else [])
     onnx.save(model, path)
@@ -101,6 +100,12 @@ def test_a_function_for_float32_alone_keeps_its_node_there(tmp_path, body, reaso
 def test_a_node_without_a_function_stays_float32(tmp_path):
     report = to_fp16(custom_node(tmp_path / "own.onnx", FIXED, functions=False), tmp_path / "half.onnx")
     assert report.kept == (("own", "Own", "it is no operator of ONNX, so its types are not known"),)
+
+
+def test_a_function_that_inference_does_not_get_through_keeps_its_node(tmp_path):
+    inner = helper.make_node("Unknown", ["a"], ["y"], domain=edit.CUSTOM)
+    report = to_fp16(custom_node(tmp_path / "own.onnx", [inner]), tmp_path / "half.onnx")
+    assert [entry[:2] for entry in report.kept] == [("own", "Own")]
 
 
 def test_functions_of_other_domains_are_inlined_as_before(tmp_path):

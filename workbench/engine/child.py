@@ -103,6 +103,7 @@ def ask(
     errors = [_read_error(parser.get_error(index)) for index in range(parser.num_errors)]
     layers = [layer for layer in map(network.get_layer, range(network.num_layers)) if layer is not None]
     nodes = [node_of(layer) for layer in layers if layer.type.name.startswith("PLUGIN")]
+    nodes = [node.removeprefix("node_of_") for node in nodes]  # TensorRT's name of a nameless node
     ends = [network.get_input(index) for index in range(network.num_inputs)]
     ends += [network.get_output(index) for index in range(network.num_outputs)]
     return {

@@ -43,8 +43,9 @@ def read_plugins(plugins: Sequence[PluginLike]) -> tuple[Plugin, ...]:
     if isinstance(plugins, str | os.PathLike) or callable(plugins):
         raise InputError(f"got {type(plugins).__name__} as the plugins, expected a list: plugins=[...]")
     read = tuple(_from_python(item) if callable(item) else _from_library(item) for item in plugins)
-    if len({plugin.digest for plugin in read}) < len(read):
-        raise InputError(f"got one plugin twice: {', '.join(plugin.title for plugin in read)}; give each once")
+    titles = [plugin.title for plugin in read]
+    if len(set(titles)) < len(titles):
+        raise InputError(f"got the plugins {', '.join(titles)}, expected each once and under a name of its own")
     return read
 
 
@@ -73,11 +74,6 @@ def _from_python(function: Any) -> Plugin:
     if not source.startswith("def ") or getattr(function, "__closure__", None):
         raise InputError(f"got the plugin {name}, which is no function that stands alone; {_FUNCTION}")
     return Plugin(name, hashlib.sha256(source.encode()).hexdigest(), source=source)
-
-
-_FUNCTION = (
-    "give a function of a cell or a file that takes TensorRT's module, brings its own imports and gives a creator"
-)
 
 
 def custom_order(onnx_path: PathLike, plugins: Sequence[Plugin]) -> dict[str, Any]:
@@ -140,7 +136,9 @@ def _load_library(
             f"the plugin library {title} cannot be loaded ({reason}); compile it for this machine and TensorRT"
         ) from error
     if not hasattr(library, "getCreators"):
-        raise EngineBuildError(f"the library {title} has no plugin creators: it exports no getCreators")
+        raise EngineBuildError(
+            f"the library {title} has no plugin creators: it exports no getCreators; see workbench/engine/plugins"
+        )
     before = {_identity(creator) for creator in registry.all_creators}
     registry.load_library(plugin["path"])
     found = [creator for creator in registry.all_creators if _identity(creator) not in before]
@@ -211,12 +209,36 @@ def make_creator(
     Returns:
         An `IPluginCreatorV3One`.
     """
-    api = trt_module
+    plugin_class = _plugin_class(trt_module, name, enqueue, shapes, types, outputs)
+    maker: Any = trt_module.IPluginCreatorV3One
+
+    class Creator(maker):
+        """What TensorRT's registry finds by the operator's name."""
+
+        def __init__(self) -> None:
+            maker.__init__(self)
+            self.name, self.plugin_version, self.plugin_namespace = name, "1", ""
+            self.field_names = trt_module.PluginFieldCollection([])
+
+        def create_plugin(self, title: str, fields: Any, phase: Any) -> Any:
+            return plugin_class()
+
+    return Creator()
+
+
+def _plugin_class(
+    api: "trt.Module",
+    name: str,
+    enqueue: Callable[..., Any],
+    shapes: Callable[..., Any] | None,
+    types: Sequence[str],
+    outputs: int,
+) -> Any:
+    """The class behind `make_creator`."""
     base: Any = api.IPluginV3  # mypy takes no attribute of a module's value for a base class
     core: Any = api.IPluginV3OneCore
     build: Any = api.IPluginV3OneBuild
     runtime: Any = api.IPluginV3OneRuntime
-    maker: Any = api.IPluginCreatorV3One
 
     class Plugin(base, core, build, runtime):
         """What TensorRT asks: what it is, at build time which shapes, types and formats, at run time to compute."""
@@ -267,15 +289,4 @@ def make_creator(
         def enqueue(self, *given: Any) -> None:
             enqueue(*given)
 
-    class Creator(maker):
-        """What TensorRT's registry finds by the operator's name."""
-
-        def __init__(self) -> None:
-            maker.__init__(self)
-            self.name, self.plugin_version, self.plugin_namespace = name, "1", ""
-            self.field_names = api.PluginFieldCollection([])
-
-        def create_plugin(self, title: str, fields: Any, phase: Any) -> Any:
-            return Plugin()
-
-    return Creator()
+    return Plugin

@@ -230,7 +230,7 @@ def _function(
             copy = helper.make_node("CastLike", [copy.input[0], like], copy.output, name=node.name)
         body.append(copy)
     ends = [plain[item] for item in reads], [plain[item] for item in writes]
-    return helper.make_function(edit.CUSTOM, name, *ends, body, [helper.make_opsetid("", edit.opset(model))])
+    return helper.make_function(edit.CUSTOM, name, *ends, body, list(model.opset_import))
 
 
 def _plain_namer() -> edit.Namer:

@@ -83,11 +83,12 @@ class CustomNode:
 def custom_nodes(model: onnx.ModelProto) -> list[CustomNode]:
     """The nodes of other domains than ONNX's own, in the graph and in the graphs inside its nodes."""
     functions = {(function.domain, function.name) for function in model.functions}
-    return [
-        CustomNode(node.name or node.output[0], node.op_type, node.domain, (node.domain, node.op_type) in functions)
-        for node in all_nodes(model.graph)
-        if node.domain not in STANDARD
-    ]
+    found = []
+    for node in all_nodes(model.graph):
+        if node.domain not in STANDARD:
+            name, known = node.name or next(iter(node.output), ""), (node.domain, node.op_type) in functions
+            found.append(CustomNode(name, node.op_type, node.domain, known))
+    return found
 
 
 def opset(model: onnx.ModelProto) -> int:

@@ -22,7 +22,6 @@ from workbench.onnx_graph import edit
 from workbench.onnx_graph.file import load, read
 
 Array = NDArray[Any]
-Shape = tuple[int, ...]
 # The types that were seen to pass through, by their names in onnxruntime-extensions; float16 ends the process.
 _KINDS = {"float32": "float", "float64": "double", **{name: name for name in ("bool", "int32", "int64", "uint8")}}
 
@@ -46,12 +45,12 @@ class Operator:
         try:
             given = self._function(*arrays)
             wanted = self._shapes(*(array.shape for array in arrays)) if self._shapes else [arrays[0].shape]
+            expected = [f"{kind} of {tuple(shape)}" for kind, shape in zip(self.outputs, wanted, strict=False)]
         except Exception as error:
             fed = " and ".join(map(_describe, arrays))
             raise InputError(f"the function of the operator {self.name} fails for {fed}: {error!r}; mend it") from error
         answers = given if isinstance(given, tuple) else (given,)
         got = [_describe(answer) for answer in answers]
-        expected = [f"{kind} of {tuple(shape)}" for kind, shape in zip(self.outputs, wanted, strict=False)]
         if got != expected:
             raise InputError(
                 f"the function of the operator {self.name} answers {' and '.join(got) or 'nothing'}, expected "
@@ -110,7 +109,12 @@ def register_operator(
         wrong = "which is registered; close that operator first" if name in _OPEN else "expected letters and digits"
         raise InputError(f"got the operator name {name!r}, {wrong}")
     if inputs is None:
-        parameters = inspect.signature(function).parameters.values()
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"got {function!r}, expected a function; say inputs= for one without a signature"
+            ) from error
         inputs = ["float32" for item in parameters if item.default is item.empty]
     types = tuple(inputs), tuple(outputs)
     if not all(types) or not {*types[0], *types[1]} <= set(_KINDS):

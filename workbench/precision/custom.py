@@ -19,14 +19,19 @@ def custom_schemas(model: onnx.ModelProto, half: Half, values: edit.Values) -> d
     for node in edit.all_nodes(model.graph):
         if node.domain == edit.CUSTOM and node.op_type in functions and all(name in values for name in node.input):
             kinds = [values[name].elem_type for name in node.input]
-            found[node.op_type] = _schema(model, functions[node.op_type], node, kinds, half)
+            schema = _schema(model, functions[node.op_type], node, kinds, half)
+            if schema is not None:
+                found[node.op_type] = schema
     return found
 
 
 def _schema(
     model: onnx.ModelProto, function: onnx.FunctionProto, node: onnx.NodeProto, kinds: list[int], half: Half
 ) -> Any:
+    """None where ONNX's inference does not get through the function."""
     outputs = _infer(model, function, node, kinds)
+    if not outputs or 0 in (*kinds, *outputs):
+        return None
     halves = _infer(model, function, node, [half.kind if kind == FLOAT else kind for kind in kinds])
     wanted = [half.kind if kind == FLOAT else kind for kind in outputs]
     takes = halves == wanted and _holds(function, half)
